@@ -1,0 +1,1 @@
+"""What happens between two forwards: block state and the policy that commits tokens into it."""

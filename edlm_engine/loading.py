@@ -1,0 +1,147 @@
+"""From a model's name and the engine's options to everything an Engine is made of."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from . import ops
+from .checkpoint import Checkpoint, DummyTensors, resolve
+from .decoding.block_state import BlockState
+from .errors import CheckpointError
+from .kv_cache import PAGE_LENGTH, PagedKVCache
+from .loop import EngineLoop
+from .models.config import DecodingConfig, ModelConfig
+from .models.families import PREFILLS
+from .models.loading import load_transformer
+from .progress import progress_bar
+from .runner import Runner
+from .scheduler import Scheduler
+from .tokenizer import ChatTemplate, Tokenizer, load_chat_template, load_tokenizer
+
+MAX_PROMPT_ROWS = 4096  # prompt rows of one forward: bounds its activations
+DEFAULT_CONTEXT = 4096  # positions per sequence that the default cache has room for
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """The keyword arguments of Engine; see there. Raises ValueError naming the one that is wrong."""
+
+    device: str
+    dtype: str
+    load_format: str
+    block_length: int | None
+    mask_token_id: int | None
+    prefill: str | None
+    fused_commit: bool
+    max_batch_size: int
+    kv_cache_tokens: int | None
+    num_threads: int | None
+
+    def __post_init__(self):
+        self._choice("device", ("auto", "cpu", "cuda"))
+        self._choice("dtype", ("auto", *_DTYPES))
+        self._choice("load_format", ("auto", "dummy"))
+        if self.prefill is not None:
+            self._choice("prefill", PREFILLS)
+        for name in ("block_length", "max_batch_size", "kv_cache_tokens", "num_threads"):
+            value = getattr(self, name)
+            optional = name != "max_batch_size"
+            if value is None and optional:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a positive integer{' or None' * optional}, got {value!r}")
+
+    def _choice(self, name: str, known: tuple[str, ...]):
+        value = getattr(self, name)
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    """What open_engine() puts together."""
+
+    path: Path
+    config: ModelConfig
+    decoding: DecodingConfig
+    device: str
+    dtype: str
+    kv_cache_tokens: int
+    tokenizer: Tokenizer | None
+    chat_template: ChatTemplate | None
+    loop: EngineLoop
+
+
+def open_engine(model, options: EngineOptions) -> EngineParts:
+    """Load a checkpoint and put an engine together around it."""
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype)
+    path = resolve(model)
+    dummy = options.load_format == "dummy"
+    checkpoint = Checkpoint(path, with_tensors=not dummy)
+    config = checkpoint.model
+    decoding = _decoding(checkpoint, options)
+    tokenizer = load_tokenizer(path)
+    with progress_bar(f"loading {path.name}", config.num_layers) as advance:
+        tensors = DummyTensors() if dummy else checkpoint
+        transformer = load_transformer(config, tensors, checkpoint.names, _DTYPES[dtype], device, advance)
+    checkpoint.close()
+    slots = options.max_batch_size
+    tokens = options.kv_cache_tokens or default_cache_tokens(config, slots, _DTYPES[dtype])
+    cache = PagedKVCache(config, tokens, slots, _DTYPES[dtype], device)
+    state = BlockState(slots, decoding.block_length, decoding.mask_token_id, device)
+    rows = max(MAX_PROMPT_ROWS, decoding.block_length)
+    scheduler = Scheduler(cache, state, decoding, fused_commit=options.fused_commit, max_rows=rows)
+    loop = EngineLoop(scheduler, Runner(transformer, cache, state), options.num_threads)
+    return EngineParts(
+        path, config, decoding, device, dtype, tokens, tokenizer, load_chat_template(path), loop
+    )
+
+
+def choose_device(device: str) -> str:
+    """ "cpu" or "cuda"; "auto" takes a GPU if there is one and the build has CUDA kernels."""
+    built = ops.build_info()["cuda"]
+    if device == "cuda" and not built:
+        raise ValueError("device='cuda': this build has no CUDA kernels; use device='cpu'")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda': torch finds no usable GPU or driver; use device='cpu'")
+    return "cuda" if device != "cpu" and built and torch.cuda.is_available() else "cpu"
+
+
+def choose_dtype(dtype: str) -> str:
+    """ "auto": bfloat16 where oneDNN has native kernels for it, else float32."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+
+
+def _decoding(checkpoint: Checkpoint, options: EngineOptions) -> DecodingConfig:
+    """The checkpoint's decoding with the options' overrides."""
+    decoding, config = checkpoint.decoding, checkpoint.model
+    eos = tuple(dict.fromkeys(decoding.eos_token_ids + checkpoint.generation_eos))
+    decoding = replace(decoding, eos_token_ids=eos, prefill=options.prefill or decoding.prefill)
+    if decoding.autoregressive:
+        given = [n for n in ("block_length", "mask_token_id", "prefill") if getattr(options, n) is not None]
+        if given:
+            raise ValueError(f"{given[0]}: {checkpoint.folder} is an autoregressive checkpoint and has none")
+        return decoding
+    mask = decoding.mask_token_id if options.mask_token_id is None else options.mask_token_id
+    where = f"{checkpoint.folder / 'config.json'}: "
+    if mask is None:
+        raise CheckpointError(where + "key 'mask_token_id' is missing; give Engine(..., mask_token_id=ID)")
+    if not isinstance(mask, int) or isinstance(mask, bool) or not 0 <= mask < config.vocab_size:
+        vocabulary = f"[0, {config.vocab_size})"
+        raise CheckpointError(f"{where}mask_token_id {mask!r} is outside the vocabulary {vocabulary}")
+    return replace(decoding, mask_token_id=mask, block_length=options.block_length or decoding.block_length)
+
+
+def default_cache_tokens(config: ModelConfig, slots: int, dtype) -> int:
+    """Positions for `slots` sequences of up to DEFAULT_CONTEXT, at most a quarter of the free memory, at
+    least one page per slot."""
+    wanted = slots * min(config.max_positions, DEFAULT_CONTEXT)
+    per_token = 2 * config.num_layers * config.kv_size * dtype.itemsize
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(min(wanted, free // 4 // per_token), slots * PAGE_LENGTH) // PAGE_LENGTH * PAGE_LENGTH

@@ -1,0 +1,87 @@
+"""The one thread that steps the engine; callers hand it requests and wait for their futures."""
+
+import threading
+from collections import deque
+
+import torch
+
+from .errors import EngineClosedError
+from .runner import Runner
+from .scheduler import Request, Scheduler
+
+
+class EngineLoop:
+    """Owns the scheduler and the runner: nothing else touches them once the thread runs.
+
+    The thread starts with the first request and sleeps while there is nothing to do.
+    """
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, num_threads: int | None):
+        self._scheduler, self._runner, self._num_threads = scheduler, runner, num_threads
+        self._inbox: deque[Request] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, request: Request):
+        with self._wake:
+            if self._closed:
+                raise EngineClosedError("the engine is closed")
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="edlm-engine", daemon=True)
+                self._thread.start()
+            self._inbox.append(request)
+            self._wake.notify()
+
+    def cancel(self, request: Request):
+        """Let the request leave before the next step; harmless when it has ended."""
+        with self._wake:
+            request.cancelled = True
+            self._wake.notify()
+
+    def close(self):
+        """Stop after the step under way; requests that have not ended get EngineClosedError."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._thread and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self):
+        if self._num_threads:
+            torch.set_num_threads(self._num_threads)  # OpenMP keeps this per calling thread
+        with torch.inference_mode():
+            while self._collect():
+                try:
+                    self._step()
+                except Exception as error:  # a defect must reach the callers and leave the engine usable
+                    for sequence in list(self._scheduler.running):
+                        self._scheduler.fail(sequence, error)
+        self._abandon()
+
+    def _collect(self) -> bool:
+        """Wait for work and take what has come in; False once closed."""
+        scheduler = self._scheduler
+        with self._wake:
+            while not (self._closed or self._inbox or scheduler.waiting or scheduler.running):
+                self._wake.wait()
+            scheduler.waiting.extend(self._inbox)
+            self._inbox.clear()
+            return not self._closed
+
+    def _step(self):
+        scheduler = self._scheduler
+        scheduler.drop_cancelled()
+        scheduler.admit()
+        if scheduler.running:
+            self._runner.step(scheduler.layout())
+            scheduler.advance()
+
+    def _abandon(self):
+        error = EngineClosedError("the engine was closed before the request finished")
+        for sequence in list(self._scheduler.running):
+            self._scheduler.fail(sequence, error)
+        for request in self._scheduler.waiting:
+            if request.future.set_running_or_notify_cancel():
+                request.future.set_exception(error)
+        self._scheduler.waiting.clear()

@@ -1,0 +1,1 @@
+"""Decoder-only transformers and the checkpoint families that the engine reads."""

@@ -1,0 +1,104 @@
+"""One decoder-only transformer; the families differ by the switches of ModelConfig."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .. import ops
+from ..forward import ForwardInputs
+from ..kv_cache import PagedKVCache
+from .config import ModelConfig
+from .linear import PackedLinear
+
+
+@dataclass(slots=True)
+class Layer:
+    """The weights of one layer; q, k, v and gate, up are merged into one matrix each."""
+
+    input_norm: torch.Tensor  # [hidden]
+    qkv: PackedLinear  # [q_size + 2 kv_size, hidden]
+    qkv_bias: torch.Tensor | None  # [q_size + 2 kv_size]
+    q_norm: torch.Tensor | None  # [head_dim]
+    k_norm: torch.Tensor | None  # [head_dim]
+    attention_out: PackedLinear  # [hidden, q_size]
+    mlp_norm: torch.Tensor  # [hidden]
+    gate_up: PackedLinear  # [2 intermediate, hidden]
+    down: PackedLinear  # [hidden, intermediate]
+
+
+class Workspace:
+    """Activations of one forward, kept between forwards and grown when more rows come."""
+
+    def __init__(self, config: ModelConfig, dtype, device):
+        self._widths = {
+            "hidden": (config.hidden_size,),
+            "normed": (config.hidden_size,),
+            "q": (config.num_heads, config.head_dim),
+            "attended": (config.num_heads, config.head_dim),
+            "activated": (config.intermediate_size,),
+        }
+        self._options = {"dtype": dtype, "device": device}
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._capacity = 0
+
+    def rows(self, count: int) -> dict[str, torch.Tensor]:
+        """The buffers' first `count` rows, contents undefined."""
+        if count > self._capacity:
+            self._capacity = 1 << (count - 1).bit_length()
+            self._buffers = {
+                name: torch.empty(self._capacity, *width, **self._options)
+                for name, width in self._widths.items()
+            }
+        return {name: buffer[:count] for name, buffer in self._buffers.items()}
+
+
+class Transformer:
+    """Weights and forward pass.
+
+    embedding: [vocab, hidden]; head: [vocab, hidden], the same tensor if tied.
+    """
+
+    def __init__(self, config: ModelConfig, embedding, layers: list[Layer], final_norm, head):
+        self.config = config
+        self.embedding, self.layers, self.final_norm, self.head = embedding, layers, final_norm, head
+        self._workspace = Workspace(config, embedding.dtype, embedding.device)
+        self._rope = rope_table(config).to(embedding.device)
+
+    def forward(self, inputs: ForwardInputs, cache: PagedKVCache) -> torch.Tensor:
+        """Run all rows, leave their keys and values in the cache, and return [head rows, hidden]:
+        the final-normed hidden states of the rows whose statistics are wanted."""
+        config, scale = self.config, self.config.head_dim**-0.5
+        buffers = self._workspace.rows(len(inputs.token_ids))
+        x, normed, q, attended = (buffers[k] for k in ("hidden", "normed", "q", "attended"))
+        torch.index_select(self.embedding, 0, inputs.token_ids, out=x)
+        delta = None
+        for i, layer in enumerate(self.layers):
+            keys, values = cache.keys[i], cache.values[i]
+            ops.rms_norm(x, delta, layer.input_norm, config.rms_norm_eps, normed)
+            ops.qkv_prepare(
+                layer.qkv(normed), layer.qkv_bias, layer.q_norm, layer.k_norm, self._rope,
+                inputs.slots, inputs.positions, cache.page_table, keys, values, q, config.rms_norm_eps,
+            )  # fmt: skip
+            ops.block_attention(q, keys, values, inputs.query_blocks, cache.page_table, scale, attended)
+            delta = layer.attention_out(attended.view(len(x), -1))
+            ops.rms_norm(x, delta, layer.mlp_norm, config.rms_norm_eps, normed)
+            ops.silu_mul(layer.gate_up(normed), buffers["activated"])
+            delta = layer.down(buffers["activated"])
+        return self._final_norm(x, delta, inputs.head_rows)
+
+    def _final_norm(self, x, delta, head_rows) -> torch.Tensor:
+        selected = x.index_select(0, head_rows)
+        out = torch.empty_like(selected)
+        if len(selected):
+            ops.rms_norm(
+                selected, delta.index_select(0, head_rows), self.final_norm, self.config.rms_norm_eps, out
+            )
+        return out
+
+
+def rope_table(config: ModelConfig) -> torch.Tensor:
+    """fp32 [max_positions, head_dim]: cos of every angle, then sin (RoFormer, arXiv 2104.09864, eq. 34;
+    pairs are the two halves of a head)."""
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    angles = torch.outer(torch.arange(config.max_positions).float(), config.rope_theta**-exponent)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)

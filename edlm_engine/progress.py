@@ -1,0 +1,36 @@
+"""Progress bars on a terminal, silence elsewhere."""
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, as_completed
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(file=sys.stderr), transient=True)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Callable[[], None]]:
+    """A function that advances the bar by one; the bar shows on stderr if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    with _bar() as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda: bar.advance(task)
+
+
+def track(futures: list[Future], *, enabled: bool) -> Iterator[Future]:
+    """The futures as they complete, with a progress bar if enabled."""
+    if not enabled:
+        yield from as_completed(futures)
+        return
+    with progress_bar("generating", len(futures)) as advance:
+        for future in as_completed(futures):
+            advance()
+            yield future

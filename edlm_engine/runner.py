@@ -1,0 +1,35 @@
+"""One step: forward, row statistics, unmask."""
+
+import torch
+
+from . import ops
+from .decoding.block_state import BlockState
+from .decoding.confidence import commit_confident
+from .forward import ForwardInputs
+from .kv_cache import PagedKVCache
+from .models.transformer import Transformer
+
+
+class Runner:
+    """Runs steps of one model over one cache and one block state."""
+
+    def __init__(self, model: Transformer, cache: PagedKVCache, state: BlockState):
+        self.model, self.cache, self.state = model, cache, state
+
+    def step(self, inputs: ForwardInputs):
+        """Run all rows of `inputs`; the slots that denoise have new tokens in the block state afterwards."""
+        hidden = self.model.forward(inputs, self.cache)
+        if len(hidden):
+            ids, stats = self._row_stats(hidden, inputs)
+            commit_confident(self.state, ids, stats, inputs.first_row)
+
+    def _row_stats(self, hidden: torch.Tensor, inputs: ForwardInputs):
+        state = self.state
+        ids = torch.empty(len(hidden), 2, dtype=torch.int32, device=hidden.device)
+        stats = torch.empty(len(hidden), 5, dtype=torch.float32, device=hidden.device)
+        forbidden = -1 if state.mask_token_id is None else state.mask_token_id
+        ops.row_stats(
+            hidden, self.model.head, inputs.head_slots, inputs.head_positions,
+            state.temperature, state.top_k, state.top_p, state.seed, state.step, forbidden, ids, stats,
+        )  # fmt: skip
+        return ids, stats
