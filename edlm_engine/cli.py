@@ -1,0 +1,118 @@
+"""The command line: edlm generate, chat, demo, info, convert."""
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="Block-diffusion language models of the Efficient-DLM kind.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Folder, bundled name or hub id.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DtypeOption = Annotated[str, typer.Option(help="auto, bfloat16 or float32.")]
+BlockOption = Annotated[int | None, typer.Option(help="Block length; default: the checkpoint's.")]
+MaskOption = Annotated[int | None, typer.Option(help="Mask token id, if the checkpoint does not say.")]
+PrefillOption = Annotated[str | None, typer.Option(help="block_causal, bidirectional or causal.")]
+DelayOption = Annotated[float, typer.Option(min=0.0, help="Seconds to show each denoising step.")]
+
+
+def summary(result) -> str:
+    """One line on what a request took."""
+    rate = len(result.token_ids) / result.seconds
+    return (
+        f"{len(result.token_ids)} tokens in {result.nfe} forwards "
+        f"({result.tokens_per_forward:.2f} tokens per forward), {result.seconds:.2f} s, "
+        f"{rate:.0f} tokens/s, finished by {result.finish_reason}"
+    )
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The prompt; '-' reads standard input.")],
+    model: ModelOption = "edlm-tiny",
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 128,
+    threshold: Annotated[float, typer.Option(help="Commit at this confidence; 0: fixed schedule.")] = 0.9,
+    steps_per_block: Annotated[int | None, typer.Option(help="Denoising steps per block.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="0: off.")] = 0,
+    top_p: Annotated[float, typer.Option(help="1: off.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt through the chat template.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Show the masks turning into tokens.")] = False,
+    delay: DelayOption = 0.1,
+    block_length: BlockOption = None,
+    mask_token_id: MaskOption = None,
+    prefill: PrefillOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+):
+    """Complete a prompt."""
+    from . import Engine, SamplingParams
+    from .live import show_live
+
+    params = SamplingParams(
+        max_new_tokens=max_new_tokens, threshold=threshold or None, steps_per_block=steps_per_block,
+        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=tuple(stop or ()),
+    )  # fmt: skip
+    prompt = sys.stdin.read() if prompt == "-" else prompt
+    options = {"device": device, "dtype": dtype, "prefill": prefill}
+    with Engine(model, block_length=block_length, mask_token_id=mask_token_id, **options) as engine:
+        if chat:
+            prompt = engine.chat_prompt([{"role": "user", "content": prompt}])
+        if live:
+            result = show_live(prompt, engine.stream(prompt, params), engine.tokenizer, delay)
+        else:
+            result = engine.generate(prompt, params)
+            print(result.text)
+    Console(stderr=True, highlight=False).print(summary(result), style="dim")
+
+
+@app.command()
+def demo(
+    model: ModelOption = "edlm-tiny",
+    delay: DelayOption = 0.25,
+):
+    """Watch the bundled model solve its example problems, block by block."""
+    from . import Engine
+    from .checkpoint import read_json, resolve
+    from .live import show_live
+
+    console = Console(highlight=False)
+    examples = read_json(resolve(model) / "examples.json")["examples"]
+    with Engine(model) as engine:
+        for example in examples:
+            console.rule(example["title"])
+            chunks = engine.stream(example["prompt"], max_new_tokens=160)
+            result = show_live(example["prompt"], chunks, engine.tokenizer, delay)
+            slowed = f"; shown at {delay} s per step" if console.is_terminal else ""
+            console.print(f"\n{summary(result)}{slowed}", style="dim")
+            verdict = "as expected" if result.text == example["text"] else "NOT the expected text"
+            console.print(f"{verdict}\n", style="green" if verdict == "as expected" else "bold red")
+
+
+@app.command()
+def info(model: Annotated[str | None, typer.Argument(help="A model to describe as well.")] = None):
+    """Show the build, the machine and the bundled models; or a model's configuration."""
+    from .info import build_rows, model_rows
+
+    console = Console(highlight=False)
+    for key, value in [*build_rows(), *(model_rows(model) if model else [])]:
+        console.print(f"[bold]{key:<16}[/bold] {value}", soft_wrap=True)
+
+
+def main():
+    """Entry point: expected errors become one line, not a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/bold red] {error}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

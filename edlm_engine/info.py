@@ -1,0 +1,61 @@
+"""What `edlm info` shows."""
+
+import os
+
+import torch
+
+from . import __version__, ops
+from .checkpoint import Checkpoint, bundled_models, resolve
+from .loading import choose_device, choose_dtype
+
+
+def build_rows() -> list[tuple[str, str]]:
+    """(label, value) pairs on the build and the machine."""
+    build = ops.build_info()
+    cuda = "yes" if build["cuda"] else "no: built without CUDA kernels"
+    return [
+        ("edlm_engine", __version__),
+        ("torch", f"{torch.__version__} (extension built for {build['torch_target']} and later)"),
+        ("CPU kernels", f"{build['isa']} (compiled: {', '.join(build['compiled_isas'])})"),
+        ("CUDA kernels", cuda),
+        ("default device", choose_device("auto")),
+        ("default dtype", choose_dtype("auto")),
+        ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
+        ("OpenMP waits", os.environ.get("OMP_WAIT_POLICY", "spinning").lower()),
+        ("bundled models", ", ".join(bundled_models()) or "none"),
+    ]
+
+
+def model_rows(model: str) -> list[tuple[str, str]]:
+    """(label, value) pairs on one checkpoint."""
+    path = resolve(model)
+    checkpoint = Checkpoint(path)
+    config, decoding = checkpoint.model, checkpoint.decoding
+    switches = {"QKV bias": config.qkv_bias, "QK-norm": config.qk_norm, "tied head": config.tied_head}
+    rows = [
+        ("model", str(path)),
+        ("parameters", f"{config.num_parameters / 1e6:,.1f} million"),
+        (
+            "shape",
+            f"{config.num_layers} layers, hidden {config.hidden_size}, inner {config.intermediate_size}",
+        ),
+        ("heads", f"{config.num_heads} query, {config.num_kv_heads} key/value, size {config.head_dim}"),
+        ("switches", ", ".join(name for name, on in switches.items() if on) or "none"),
+        ("vocabulary", f"{config.vocab_size:,}"),
+        ("positions", f"{config.max_positions:,}"),
+        ("eos ids", ", ".join(map(str, decoding.eos_token_ids)) or "none"),
+    ]
+    if decoding.autoregressive:
+        return [*rows, ("decoding", "autoregressive")]
+    mask = (
+        "missing: give Engine(..., mask_token_id=ID)"
+        if decoding.mask_token_id is None
+        else decoding.mask_token_id
+    )
+    return [
+        *rows,
+        ("decoding", "block diffusion" + (", token shift" if decoding.token_shift else "")),
+        ("mask token id", str(mask)),
+        ("block length", str(decoding.block_length)),
+        ("prefill", decoding.prefill),
+    ]

@@ -1,0 +1,72 @@
+"""A block turning from masks into text, on the terminal."""
+
+import sys
+import time
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from .outputs import Chunk, Generation
+from .tokenizer import Tokenizer
+
+MASK = "▒▒"
+# confidence at commit -> colour: the surer, the cooler
+_COLOURS = ((0.99, "bright_cyan"), (0.9, "bright_green"), (0.6, "yellow"), (0.0, "bright_red"))
+
+
+class Canvas:
+    """The output so far: committed tokens coloured by confidence, masks in the active block."""
+
+    def __init__(self, prompt: str, tokenizer: Tokenizer):
+        self._prompt, self._tokenizer = prompt, tokenizer
+        self._tokens: dict[int, tuple[int, float]] = {}
+        self._end = 0
+
+    def update(self, chunk: Chunk):
+        for position, token, confidence in zip(
+            chunk.positions, chunk.token_ids, chunk.confidences, strict=True
+        ):
+            self._tokens[position] = (token, confidence)
+        self._end = len(chunk.generation.token_ids) if chunk.generation else chunk.block.stop
+
+    def render(self) -> Text:
+        text = Text(self._prompt, style="dim")
+        for position in range(self._end):
+            if position in self._tokens:
+                token, confidence = self._tokens[position]
+                colour = next(colour for low, colour in _COLOURS if confidence >= low)
+                text.append(self._tokenizer.piece(token), style=colour)
+            else:
+                text.append(MASK, style="bright_black")
+        return text
+
+
+def legend() -> Text:
+    text = Text("confidence when committed: ", style="dim")
+    for low, colour in _COLOURS:
+        text.append(f" {'≥' if low else '<'} {low or _COLOURS[-2][0]} ", style=colour)
+    return text
+
+
+def show_live(prompt: str, chunks: Iterable[Chunk], tokenizer: Tokenizer, delay: float) -> Generation:
+    """Draw a stream as it comes, `delay` seconds per denoising step; returns its Generation.
+
+    On a terminal one picture changes in place; elsewhere every step prints its state of the output.
+    """
+    canvas, console = Canvas(prompt, tokenizer), Console(file=sys.stdout, highlight=False)
+    chunk = None
+    if not console.is_terminal:
+        for step, chunk in enumerate(chunks, 1):
+            canvas.update(chunk)
+            console.print(f"── step {step}, {len(chunk.positions)} committed")
+            console.print(canvas.render().plain.removeprefix(prompt), soft_wrap=True)
+        return chunk.generation
+    console.print(legend())
+    with Live(console=console, auto_refresh=False) as live:
+        for chunk in chunks:
+            canvas.update(chunk)
+            live.update(canvas.render(), refresh=True)
+            time.sleep(delay)
+    return chunk.generation
