@@ -1,0 +1,31 @@
+// Schemas and registration, nothing else.
+#include <torch/csrc/stable/library.h>
+
+#include "ops/ops.h"
+
+STABLE_TORCH_LIBRARY(edlm, m) {
+  m.def("rms_norm(Tensor(a!) x, Tensor? delta, Tensor weight, float eps, Tensor(b!) out) -> ()");
+  m.def("silu_mul(Tensor gate_up, Tensor(a!) out) -> ()");
+  m.def(
+      "qkv_prepare(Tensor qkv, Tensor? bias, Tensor? q_norm, Tensor? k_norm, Tensor cos_sin, Tensor slots, "
+      "Tensor positions, Tensor page_table, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor(c!) q, float eps) -> ()");
+  m.def(
+      "block_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor query_blocks, Tensor page_table, "
+      "float scale, Tensor(a!) out) -> ()");
+  m.def(
+      "row_stats(Tensor hidden, Tensor weight, Tensor slots, Tensor positions, Tensor temperature, Tensor top_k, "
+      "Tensor top_p, Tensor seed, Tensor step, int forbidden_id, Tensor(a!) ids, Tensor(b!) stats) -> ()");
+  m.def(
+      "unmask(Tensor ids, Tensor stats, Tensor first_row, Tensor threshold, Tensor steps_per_block, "
+      "Tensor block_length, Tensor(a!) tokens, Tensor(b!) confidence, Tensor(c!) commit_step, Tensor(d!) masked, "
+      "Tensor(e!) num_masked, Tensor(f!) step, Tensor(g!) status) -> ()");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(edlm, CPU, m) {
+  m.impl("rms_norm", TORCH_BOX(&edlm::rms_norm));
+  m.impl("silu_mul", TORCH_BOX(&edlm::silu_mul));
+  m.impl("qkv_prepare", TORCH_BOX(&edlm::qkv_prepare));
+  m.impl("block_attention", TORCH_BOX(&edlm::block_attention));
+  m.impl("row_stats", TORCH_BOX(&edlm::row_stats));
+  m.impl("unmask", TORCH_BOX(&edlm::unmask));
+}

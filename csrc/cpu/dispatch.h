@@ -1,0 +1,30 @@
+// The kernels of the best instruction set that this machine has, chosen once when the library is loaded.
+#pragma once
+
+#include <cstdint>
+
+#include "../params.h"
+
+namespace edlm::cpu {
+
+// Each works on the items [begin, end) and knows nothing of threads.
+struct Kernels {
+  const char* isa;
+  void (*rms_norm)(const RmsNormParams&, std::int64_t begin, std::int64_t end);       // items: rows
+  void (*silu_mul)(const SiluMulParams&, std::int64_t begin, std::int64_t end);       // items: rows
+  void (*qkv_prepare)(const QkvPrepareParams&, std::int64_t begin, std::int64_t end); // items: rows
+  void (*block_attention)(const BlockAttentionParams&, std::int64_t begin, std::int64_t end, void* workspace); // tiles
+  std::int64_t (*block_attention_workspace)(const BlockAttentionParams&);             // bytes, per thread
+  void (*row_stats)(const RowStatsParams&, std::int64_t begin, std::int64_t end);     // items: vocabulary parts
+};
+
+const Kernels& kernels();
+
+// Names of the instruction sets in this library, best first, separated by commas.
+const char* compiled_isas();
+
+// Need no instruction set of their own. Items: rows, slots.
+void row_stats_finish(const RowStatsParams&, std::int64_t begin, std::int64_t end);
+void unmask(const UnmaskParams&, std::int64_t begin, std::int64_t end);
+
+} // namespace edlm::cpu

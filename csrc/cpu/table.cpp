@@ -1,0 +1,13 @@
+#include "dispatch.h"
+#include "kernels.h"
+
+#define EDLM_STRING(x) #x
+#define EDLM_NAME_OF(isa) EDLM_STRING(isa)
+
+namespace edlm::cpu::EDLM_ISA {
+
+extern const Kernels table;
+const Kernels table = {EDLM_NAME_OF(EDLM_ISA), rms_norm, silu_mul, qkv_prepare, block_attention,
+                       block_attention_workspace, row_stats};
+
+} // namespace edlm::cpu::EDLM_ISA

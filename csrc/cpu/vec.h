@@ -1,0 +1,220 @@
+// Vectors of fp32 lanes for AVX-512, AVX2 or any machine, by the flags this file is compiled with. Everything lives in
+// the namespace EDLM_ISA, since each kernel is compiled once per instruction set into the same library.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "../params.h"
+
+#define EDLM_INLINE [[gnu::always_inline]] inline
+
+namespace edlm::cpu::EDLM_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kWidth = 16, kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kWidth = 8, kRegisters = 16;
+#else
+constexpr int kWidth = 4, kRegisters = 16;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kWidth)));
+typedef std::int32_t IntVec __attribute__((vector_size(4 * kWidth)));
+typedef std::uint32_t UintVec __attribute__((vector_size(4 * kWidth)));
+typedef std::uint16_t HalfVec __attribute__((vector_size(2 * kWidth)));
+
+template <class To, class From>
+EDLM_INLINE To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+EDLM_INLINE Vec splat(float x) { return Vec{} + x; }
+
+EDLM_INLINE Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+// Where a lane is NaN: the second operand, as the instruction has it.
+EDLM_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
+EDLM_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
+
+EDLM_INLINE Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+EDLM_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
+
+EDLM_INLINE Vec load(const bf16* p) {
+  HalfVec half;
+  std::memcpy(&half, p, sizeof(half));
+  return bit_cast<Vec>(__builtin_convertvector(half, UintVec) << 16);
+}
+
+// Round to nearest even; NaN becomes a quiet NaN.
+EDLM_INLINE HalfVec round_bf16(Vec v) {
+#if defined(__AVX512BF16__)
+  return bit_cast<HalfVec>(_mm512_cvtneps_pbh(v));
+#else
+  const UintVec bits = bit_cast<UintVec>(v);
+  const UintVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return __builtin_convertvector(v == v ? rounded : (bits >> 16) | 0x40, HalfVec);
+#endif
+}
+
+EDLM_INLINE void store(bf16* p, Vec v) {
+  const HalfVec half = round_bf16(v);
+  std::memcpy(p, &half, sizeof(half));
+}
+
+// The first n elements where fewer than kWidth are left; the other lanes are 0.
+template <class T>
+EDLM_INLINE Vec load(const T* p, std::int64_t n) {
+  if (n >= kWidth) return load(p);
+  T part[kWidth] = {};
+  std::memcpy(part, p, n * sizeof(T));
+  return load(part);
+}
+
+template <class T>
+EDLM_INLINE void store(T* p, Vec v, std::int64_t n) {
+  if (n >= kWidth) return store(p, v);
+  T part[kWidth];
+  store(part, v);
+  std::memcpy(p, part, n * sizeof(T));
+}
+
+EDLM_INLINE bool any(IntVec mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask(bit_cast<__m512i>(mask)) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(bit_cast<__m256>(mask)) != 0;
+#else
+  return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
+#endif
+}
+
+// Lanes are summed in one fixed tree: halves, quarters, ...
+EDLM_INLINE float reduce_add(Vec v) {
+  float lane[kWidth];
+  store(lane, v);
+  for (int width = kWidth / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+  return lane[0];
+}
+
+EDLM_INLINE float reduce_max(Vec v) {
+  float lane[kWidth];
+  store(lane, v);
+  for (int width = kWidth / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
+  return lane[0];
+}
+
+// e^x to about 2 ulp for x <= 88, exactly 0 below -87.3, NaN for NaN; polynomial of Cephes' expf.
+EDLM_INLINE Vec exp(Vec x) {
+  const Vec magic = splat(0x1.8p23f); // adding it rounds to an integer
+  const Vec n = fma(x, splat(1.44269504f), magic) - magic;
+  const Vec r = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), x));
+  Vec p = splat(1.9875691500e-4f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = fma(p, r * r, r) + 1.0f;
+  const IntVec exponent = __builtin_convertvector(n, IntVec) << 23;
+  const Vec scaled = bit_cast<Vec>(bit_cast<IntVec>(p) + exponent);
+  return x < -87.3f ? Vec{} : (x == x ? scaled : x);
+}
+
+// Dot products go four bytes ("a unit": one float, or two neighbouring bf16) per lane at a time.
+template <class T>
+constexpr int kPerUnit = 4 / sizeof(T);
+
+template <class T>
+struct Units;
+
+template <>
+struct Units<float> {
+  Vec v;
+};
+
+#if defined(__AVX512BF16__)
+template <>
+struct Units<bf16> {
+  __m512bh v;
+};
+#else
+template <>
+struct Units<bf16> {
+  Vec even, odd;
+};
+#endif
+
+template <class T>
+EDLM_INLINE Units<T> units_of(UintVec bits);
+
+template <>
+EDLM_INLINE Units<float> units_of<float>(UintVec bits) {
+  return {bit_cast<Vec>(bits)};
+}
+
+template <>
+EDLM_INLINE Units<bf16> units_of<bf16>(UintVec bits) {
+#if defined(__AVX512BF16__)
+  return {bit_cast<__m512bh>(bits)};
+#else
+  return {bit_cast<Vec>(bits << 16), bit_cast<Vec>(bits & 0xffff0000u)};
+#endif
+}
+
+// kWidth units from memory, or one unit in all lanes.
+template <class T>
+EDLM_INLINE Units<T> load_units(const void* p) {
+  UintVec bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  return units_of<T>(bits);
+}
+
+template <class T>
+EDLM_INLINE Units<T> load_units(const T* p, std::int64_t elements) {
+  T part[kWidth * kPerUnit<T>] = {};
+  std::memcpy(part, p, elements * sizeof(T));
+  return load_units<T>(part);
+}
+
+template <class T>
+EDLM_INLINE Units<T> splat_unit(const void* p) {
+  std::uint32_t bits;
+  std::memcpy(&bits, p, sizeof(bits));
+  return units_of<T>(UintVec{} + bits);
+}
+
+EDLM_INLINE Vec dot(Vec sum, Units<float> a, Units<float> b) { return fma(a.v, b.v, sum); }
+
+EDLM_INLINE Vec dot(Vec sum, Units<bf16> a, Units<bf16> b) {
+#if defined(__AVX512BF16__)
+  return _mm512_dpbf16_ps(sum, a.v, b.v);
+#else
+  return fma(a.even, b.even, fma(a.odd, b.odd, sum));
+#endif
+}
+
+} // namespace edlm::cpu::EDLM_ISA

@@ -1,0 +1,13 @@
+// What this library is, as JSON for edlm_engine.ops.build_info(): read through ctypes, no tensor is involved.
+#include <string>
+
+#include "build_config.h"
+#include "cpu/dispatch.h"
+
+extern "C" __attribute__((visibility("default"))) const char* edlm_build_info() {
+  static const std::string info = std::string("{\"version\": \"" EDLM_VERSION "\", \"isa\": \"") +
+                                  edlm::cpu::kernels().isa + "\", \"compiled_isas\": \"" + edlm::cpu::compiled_isas() +
+                                  "\", \"cuda\": " EDLM_CUDA ", \"torch_target\": \"2.11\", \"compiler\": \"" +
+                                  __VERSION__ + "\"}";
+  return info.c_str();
+}

@@ -1,0 +1,86 @@
+#include <memory>
+#include <vector>
+
+#include "../cpu/dispatch.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace edlm {
+namespace {
+
+constexpr int kBlockFields = sizeof(QueryBlock) / sizeof(std::int32_t);
+
+void check_block(const Check& check, const QueryBlock& b, std::int64_t i, std::int64_t rows, const PagedCache& cache) {
+  const auto block = [&] { return text("query_blocks[", i, "]: "); };
+  check.that(b.slot < cache.slots && b.slot >= -1, block(), "slot: want -1 or a row of page_table (", cache.slots,
+             "), got ", b.slot);
+  check.that(b.length > 0 && b.row >= 0 && b.row + b.length <= rows, block(), "want rows within the ", rows,
+             " of q, got row ", b.row, ", length ", b.length);
+  const std::int64_t least = b.causal ? b.length : 1;
+  check.that(b.kv_len >= least && b.kv_len <= cache.max_pages * cache.page_size, block(), "kv_len: want ", least,
+             " to ", cache.max_pages * cache.page_size, ", got ", b.kv_len);
+  for (std::int64_t entry = 0; entry < ceil_div(b.kv_len, cache.page_size); ++entry) {
+    const std::int64_t page = cache.page_table[b.slot * cache.max_pages + entry];
+    check.that(page >= 0 && page < cache.pages, "page_table[", b.slot, ", ", entry, "]: want a page of the cache (",
+               cache.pages, "), got ", page);
+  }
+}
+
+// The work items, and their mean cost in multiply-adds.
+std::vector<AttentionTile> tiles_of(const BlockAttentionParams& p, std::int64_t blocks, std::int64_t* cost) {
+  std::vector<AttentionTile> tiles;
+  const std::int64_t group = p.heads / p.kv_heads;
+  std::int64_t total = 0;
+  for (std::int32_t b = 0; b < blocks; ++b) {
+    if (p.blocks[b].slot < 0) continue;
+    const std::int64_t packed = p.blocks[b].length * group;
+    total += 2 * packed * p.kv_heads * p.blocks[b].kv_len * p.head_dim;
+    for (std::int32_t head = 0; head < p.kv_heads; ++head)
+      for (std::int64_t first = 0; first < packed; first += kRowTile)
+        tiles.push_back({b, head, static_cast<std::int32_t>(first),
+                         static_cast<std::int32_t>(std::min(kRowTile, packed - first))});
+  }
+  *cost = tiles.empty() ? 0 : total / static_cast<std::int64_t>(tiles.size());
+  return tiles;
+}
+
+} // namespace
+
+void block_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& query_blocks,
+                     const Tensor& page_table, double scale, const Tensor& out) {
+  const Check check("edlm::block_attention");
+  BlockAttentionParams params{};
+  params.dtype = check.dtype("q", q);
+  const ScalarType type = q.scalar_type();
+  check.dense("q", q, type, {kAny, kAny, kAny});
+  const std::int64_t rows = q.size(0), heads = q.size(1), dim = q.size(2);
+  check.that(dim > 0 && dim % 16 == 0, "q: want a head size that is a multiple of 16, got ", dim);
+  check.dense("out", out, type, {rows, heads, dim})
+      .dense("k_cache", k_cache, type, {kAny, kAny, kAny, dim})
+      .dense("query_blocks", query_blocks, ScalarType::Int, {kAny, kBlockFields});
+  params.heads = heads;
+  params.kv_heads = k_cache.size(1);
+  params.head_dim = dim;
+  params.scale = static_cast<float>(scale);
+  check.that(params.kv_heads > 0 && heads % params.kv_heads == 0, "q: want a multiple of the ", params.kv_heads,
+             " heads of k_cache, got ", heads);
+  params.cache = paged_cache(check, k_cache, v_cache, page_table, params.kv_heads, dim);
+  params.q = data(q);
+  params.out = data(out);
+  params.blocks = data<QueryBlock>(query_blocks);
+  const std::int64_t blocks = query_blocks.size(0);
+  for (std::int64_t i = 0; i < blocks; ++i)
+    if (params.blocks[i].slot != -1) check_block(check, params.blocks[i], i, rows, params.cache);
+
+  std::int64_t cost = 0;
+  const std::vector<AttentionTile> tiles = tiles_of(params, blocks, &cost);
+  params.tiles = tiles.data();
+  const cpu::Kernels& kernels = cpu::kernels();
+  const std::int64_t bytes = kernels.block_attention_workspace(params);
+  parallel(static_cast<std::int64_t>(tiles.size()), cost, [&](std::int64_t begin, std::int64_t end) {
+    const std::unique_ptr<char[]> workspace(new char[bytes]);
+    kernels.block_attention(params, begin, end, workspace.get());
+  });
+}
+
+} // namespace edlm

@@ -1,0 +1,28 @@
+// The ops' torch side, one file each; their schemas are in bindings.cpp, their meaning in edlm_engine/ops.py.
+#pragma once
+
+#include "check.h"
+
+namespace edlm {
+
+void rms_norm(const Tensor& x, const OptionalTensor& delta, const Tensor& weight, double eps, const Tensor& out);
+
+void silu_mul(const Tensor& gate_up, const Tensor& out);
+
+void qkv_prepare(const Tensor& qkv, const OptionalTensor& bias, const OptionalTensor& q_norm,
+                 const OptionalTensor& k_norm, const Tensor& cos_sin, const Tensor& slots, const Tensor& positions,
+                 const Tensor& page_table, const Tensor& k_cache, const Tensor& v_cache, const Tensor& q, double eps);
+
+void block_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& query_blocks,
+                     const Tensor& page_table, double scale, const Tensor& out);
+
+void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, const Tensor& positions,
+               const Tensor& temperature, const Tensor& top_k, const Tensor& top_p, const Tensor& seed,
+               const Tensor& step, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats);
+
+void unmask(const Tensor& ids, const Tensor& stats, const Tensor& first_row, const Tensor& threshold,
+            const Tensor& steps_per_block, const Tensor& block_length, const Tensor& tokens, const Tensor& confidence,
+            const Tensor& commit_step, const Tensor& masked, const Tensor& num_masked, const Tensor& step,
+            const Tensor& status);
+
+} // namespace edlm

@@ -1,0 +1,80 @@
+#include <memory>
+#include <vector>
+
+#include "../cpu/dispatch.h"
+#include "ops.h"
+#include "parallel.h"
+
+namespace edlm {
+namespace {
+
+// Whether a row needs its logits as a whole.
+bool filtered(const RowStatsParams& p, std::int64_t slot) {
+  const bool top_k = p.top_k[slot] > 0 && p.top_k[slot] < p.vocab;
+  return p.temperature[slot] > 0 && (top_k || p.top_p[slot] < 1);
+}
+
+} // namespace
+
+void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, const Tensor& positions,
+               const Tensor& temperature, const Tensor& top_k, const Tensor& top_p, const Tensor& seed,
+               const Tensor& step, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats) {
+  const Check check("edlm::row_stats");
+  RowStatsParams params{};
+  params.dtype = check.dtype("hidden", hidden);
+  const ScalarType type = hidden.scalar_type();
+  check.dense("hidden", hidden, type, {kAny, kAny});
+  const std::int64_t rows = hidden.size(0), hidden_size = hidden.size(1);
+  check.dense("weight", weight, type, {kAny, hidden_size})
+      .dense("slots", slots, ScalarType::Int, {rows})
+      .dense("positions", positions, ScalarType::Int, {rows})
+      .dense("temperature", temperature, ScalarType::Float, {kAny});
+  const std::int64_t num_slots = temperature.size(0), vocab = weight.size(0);
+  check.dense("top_k", top_k, ScalarType::Int, {num_slots})
+      .dense("top_p", top_p, ScalarType::Float, {num_slots})
+      .dense("seed", seed, ScalarType::Long, {num_slots})
+      .dense("step", step, ScalarType::Int, {num_slots})
+      .dense("ids", ids, ScalarType::Int, {rows, 2})
+      .dense("stats", stats, ScalarType::Float, {rows, 5});
+  check.that(vocab > 0 && vocab < (1 << 24), "weight: want 1 to 2^24 - 1 rows, got ", vocab);
+  check.that(hidden_size > 0, "hidden: want at least one column, got 0");
+  check.that(forbidden_id >= -1 && forbidden_id < vocab, "forbidden_id: want -1 or a row of weight (", vocab, "), got ",
+             forbidden_id);
+  params.rows = rows;
+  params.hidden_size = hidden_size;
+  params.vocab = vocab;
+  params.hidden = data(hidden);
+  params.weight = data(weight);
+  params.slots = data<std::int32_t>(slots);
+  params.positions = data<std::int32_t>(positions);
+  params.temperature = data<float>(temperature);
+  params.top_k = data<std::int32_t>(top_k);
+  params.top_p = data<float>(top_p);
+  params.seed = data<std::int64_t>(seed);
+  params.step = data<std::int32_t>(step);
+  params.forbidden_id = forbidden_id;
+  params.ids = data<std::int32_t>(ids);
+  params.stats = data<float>(stats);
+
+  std::vector<std::unique_ptr<float[]>> scratch(rows);
+  std::vector<float*> logits(rows);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int64_t slot = params.slots[r];
+    check.that(slot >= -1 && slot < num_slots, "slots[", r, "]: want -1 or less than ", num_slots, ", got ", slot);
+    if (slot < 0 || !filtered(params, slot)) continue;
+    scratch[r].reset(new float[vocab]);
+    logits[r] = scratch[r].get();
+  }
+  params.parts = vocab_parts(ceil_div(vocab, vocab_chunk(hidden_size, size_of(params.dtype))));
+  const std::unique_ptr<LogitStats[]> partial(new LogitStats[rows * params.parts]);
+  params.partial = partial.get();
+  params.logits = logits.data();
+
+  const cpu::Kernels& kernels = cpu::kernels();
+  parallel(params.parts, rows * hidden_size * (vocab / params.parts),
+           [&](std::int64_t begin, std::int64_t end) { kernels.row_stats(params, begin, end); });
+  parallel(rows, scratch.empty() ? params.parts : vocab,
+           [&](std::int64_t begin, std::int64_t end) { cpu::row_stats_finish(params, begin, end); });
+}
+
+} // namespace edlm

@@ -1,0 +1,125 @@
+// What every op hands to its kernels: plain pointers and sizes, shared by CPU, CUDA and host simulation.
+// All arrays are dense and row-major; shapes stand in comments. T is float or bf16, as `dtype` says.
+#pragma once
+
+#include <cstdint>
+
+namespace edlm {
+
+struct bf16 {
+  std::uint16_t bits;
+};
+
+enum class DType : std::int32_t { f32, bf16 };
+
+constexpr std::int64_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+
+struct RmsNormParams {
+  DType dtype;
+  std::int64_t rows, hidden;
+  float eps;
+  void* x;            // T [rows, hidden], += delta
+  const void* delta;  // T [rows, hidden] or null
+  const void* weight; // T [hidden]
+  void* out;          // T [rows, hidden]
+};
+
+struct SiluMulParams {
+  DType dtype;
+  std::int64_t rows, inner;
+  const void* gate_up; // T [rows, 2, inner]
+  void* out;           // T [rows, inner]
+};
+
+// A key/value cache of pages: k_cache and v_cache are T [pages, kv_heads, page_size, head_dim], and position p of
+// slot s lies in page page_table[s, p / page_size] at offset p % page_size.
+struct PagedCache {
+  void* k_cache;
+  void* v_cache;
+  const std::int32_t* page_table; // [slots, max_pages]
+  std::int64_t slots, max_pages, pages, page_size;
+};
+
+struct QkvPrepareParams {
+  DType dtype;
+  std::int64_t rows, heads, kv_heads, head_dim;
+  float eps;
+  const void* qkv;               // T [rows, heads + 2 * kv_heads, head_dim]: q heads, k heads, v heads
+  const void* bias;              // T [(heads + 2 * kv_heads) * head_dim] or null
+  const void* q_norm;            // T [head_dim] or null
+  const void* k_norm;            // T [head_dim] or null
+  const float* cos_sin;          // [max_positions, head_dim]: cos of head_dim / 2 angles, then their sin
+  const std::int32_t* slots;     // [rows], -1 = padding
+  const std::int32_t* positions; // [rows]
+  PagedCache cache;
+  void* q;                       // T [rows, heads, head_dim]
+};
+
+struct QueryBlock {
+  std::int32_t slot, start, length, kv_len, causal, row;
+};
+
+// One tile of a query block: packed rows [first, first + count) of one kv head. Packed row i is row i / group of
+// the block and head i % group of the kv head's group of query heads.
+struct AttentionTile {
+  std::int32_t block, kv_head, first, count;
+};
+
+struct BlockAttentionParams {
+  DType dtype;
+  std::int64_t heads, kv_heads, head_dim;
+  float scale;
+  const void* q;              // T [rows, heads, head_dim]
+  const QueryBlock* blocks;   // [n]
+  const AttentionTile* tiles; // the work items
+  PagedCache cache;
+  void* out;                  // T [rows, heads, head_dim]
+};
+
+// Mergeable statistics of some logits z of one row, m = z1 being their maximum.
+struct LogitStats {
+  float z1, z2;          // largest and second largest logit (equal where the maximum is tied)
+  float sum, weighted;   // sum of e^(z - z1), and of (z - z1) e^(z - z1)
+  float best, z_best;    // largest z / temperature + gumbel, and its z
+  std::int32_t id1, id_best;
+  std::int32_t bad;      // 1 if a logit is NaN or +inf
+};
+
+struct RowStatsParams {
+  DType dtype;
+  std::int64_t rows, hidden_size, vocab;
+  const void* hidden;            // T [rows, hidden_size]
+  const void* weight;            // T [vocab, hidden_size]
+  const std::int32_t* slots;     // [rows], -1 = padding
+  const std::int32_t* positions; // [rows]
+  const float* temperature;      // [slots], and so the four below
+  const std::int32_t* top_k;     // 0 = off
+  const float* top_p;            // 1 = off
+  const std::int64_t* seed;
+  const std::int32_t* step;
+  std::int64_t forbidden_id;     // -1 = none
+  std::int64_t parts;            // of the vocabulary: the work items
+  LogitStats* partial;           // [rows, parts]
+  float* const* logits;          // [rows]: a row's [vocab] scratch, null where nothing is filtered
+  std::int32_t* ids;             // [rows, 2]: argmax, chosen
+  float* stats;                  // [rows, 5]: p1, p2, entropy, log-sum-exp, p(chosen)
+};
+
+struct UnmaskParams {
+  std::int64_t slots, max_block;
+  const std::int32_t* ids;             // [rows, 2]
+  const float* stats;                  // [rows, 5]
+  const std::int32_t* first_row;       // [slots], -1 = not denoising; so are all below where not said otherwise
+  const float* threshold;              // NaN = fixed schedule
+  const std::int32_t* steps_per_block; // 0 = no bound
+  const std::int32_t* block_length;
+  std::int32_t* tokens;                // [slots, max_block], and so the three below
+  float* confidence;
+  std::int32_t* commit_step;
+  std::uint8_t* masked;
+  std::int32_t* num_masked;
+  std::int32_t* step;
+  std::int32_t* status;                // 1 = block finished, 0 = masks left, -1 = bad statistics
+};
+
+} // namespace edlm

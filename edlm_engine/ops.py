@@ -1,0 +1,176 @@
+"""The only door to native code: the operators `torch.ops.edlm.*`, loaded from the library beside this file.
+
+Every op writes into tensors that the caller allocated and returns nothing. Tensors are contiguous and on one
+device; `T` is float32 or bfloat16, the same for all tensors marked so; sums and statistics are float32. Rows
+whose slot is -1 are padding: skipped, and their outputs left alone. Shapes: `rows` query rows of one forward,
+over all sequences; `H` query heads, `K` key/value heads, `D` head size (a multiple of 16), `P` page size (a
+power of two, at least 16). A wrong argument raises ValueError with the argument's name, what it must be and
+what it is.
+"""
+
+import ctypes
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_LIBRARY = Path(__file__).with_name("_C.so")
+if not _LIBRARY.exists():
+    raise ImportError(f"{_LIBRARY} is missing: build it with `pip install --no-build-isolation -e .`")
+torch.ops.load_library(_LIBRARY)
+_edlm = torch.ops.edlm
+
+
+def build_info() -> dict:
+    """What the native library is: version, isa (in use), compiled_isas, cuda, torch_target, compiler."""
+    describe = ctypes.CDLL(str(_LIBRARY)).edlm_build_info
+    describe.restype = ctypes.c_char_p
+    return json.loads(describe())
+
+
+def rms_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, out: Tensor) -> None:
+    """Residual add and RMS norm: x += delta (rounded to T), out = x / sqrt(mean(x²) + eps) · weight.
+
+    x, delta, out: T [rows, hidden]; weight: T [hidden]. Source: Zhang and Sennrich, arXiv:1910.07467, eq. 4.
+    """
+    _edlm.rms_norm.default(x, delta, weight, eps, out)
+
+
+def silu_mul(gate_up: Tensor, out: Tensor) -> None:
+    """out = silu(gate) · up, for gate_up: T [rows, 2 · inner] (gate first) and out: T [rows, inner].
+
+    Source: SwiGLU, Shazeer, arXiv:2002.05202, eq. 6.
+    """
+    _edlm.silu_mul.default(gate_up, out)
+
+
+def qkv_prepare(
+    qkv: Tensor,
+    bias: Tensor | None,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    cos_sin: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    page_table: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    q: Tensor,
+    eps: float,
+) -> None:
+    """Split the fused projection, add the bias, norm q and k per head, rotate them, append k and v to the
+    paged cache.
+
+    qkv: T [rows, (H + 2K) · D], heads of q, then k, then v; bias: T [(H + 2K) · D]; q_norm, k_norm: T [D].
+    cos_sin: float32 [max_positions, D], cosines of the D/2 angles, then their sines; halves are rotated (NEOX
+    style). slots, positions: int32 [rows]; page_table: int32 [slots, max_pages]. Row r goes to page
+    page_table[slots[r], positions[r] // P], offset positions[r] % P of k_cache and v_cache: T [pages, K, P,
+    D]. q: T [rows, H, D]. Source of the rotation: RoPE, Su et al., arXiv:2104.09864, eq. 34.
+    """
+    _edlm.qkv_prepare.default(
+        qkv, bias, q_norm, k_norm, cos_sin, slots, positions, page_table, k_cache, v_cache, q, eps
+    )
+
+
+def block_attention(
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    query_blocks: Tensor,
+    page_table: Tensor,
+    scale: float,
+    out: Tensor,
+) -> None:
+    """Attention of query blocks over the paged cache: softmax(scale · q kᵀ) v per head, grouped-query heads.
+
+    q, out: T [rows, H, D]; k_cache, v_cache: T [pages, K, P, D]; page_table: int32 [slots, max_pages].
+    query_blocks: int32 [n, 6] with columns slot (-1 = padding), start, length, kv_len, causal, row. A block's
+    rows are q[row : row + length]. Each sees the keys [0, kv_len) of its slot; if causal, the last row sees
+    kv_len keys and each earlier row one fewer. Nothing beyond them is used, whatever lies there. With
+    bfloat16 the softmax weights are rounded to bfloat16 before they meet v.
+    """
+    _edlm.block_attention.default(q, k_cache, v_cache, query_blocks, page_table, scale, out)
+
+
+def row_stats(
+    hidden: Tensor,
+    weight: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    forbidden_id: int,
+    ids: Tensor,
+    stats: Tensor,
+) -> None:
+    """The language-model head and the statistics of its logits z = hidden · weightᵀ, which are never written
+    out.
+
+    hidden: T [n, hidden_size]; weight: T [V, hidden_size]; slots, positions: int32 [n]. Per slot: temperature
+    float32 (0 = greedy), top_k int32 (0 = off), top_p float32 (1 = off), seed int64, step int32. forbidden_id
+    (-1 = none): its logit counts as -inf, in the choice and in the normaliser.
+    ids: int32 [n, 2] = argmax, chosen. stats: float32 [n, 5] = probability of the argmax, of the runner-up,
+    entropy (nats), log-sum-exp, probability of the chosen id; all under the raw logits, without temperature.
+    Chosen: the argmax, or with temperature the argmax of z / temperature + g over what top-k, then top-p
+    leave (the shortest prefix of the sorted, renormalised softmax(z / temperature) that holds top_p). g =
+    -log(-log(u)), u = ((bits >> 9) + 0.5) · 2⁻²³ from word id % 4 of Philox4x32-10 with key seed (low word,
+    high word) and counter (id // 4, position, step, 0): Gumbel-max. Ties go to the lowest id.
+    A NaN or +inf logit, or no finite one, makes the row's ids -1 and its stats NaN.
+    """
+    _edlm.row_stats.default(
+        hidden, weight, slots, positions, temperature, top_k, top_p, seed, step, forbidden_id, ids, stats
+    )
+
+
+def unmask(
+    ids: Tensor,
+    stats: Tensor,
+    first_row: Tensor,
+    threshold: Tensor,
+    steps_per_block: Tensor,
+    block_length: Tensor,
+    tokens: Tensor,
+    confidence: Tensor,
+    commit_step: Tensor,
+    masked: Tensor,
+    num_masked: Tensor,
+    step: Tensor,
+    status: Tensor,
+) -> None:
+    """Commit tokens of every slot's block from the statistics of its still-masked positions, in place.
+
+    ids: int32 [n, 2] and stats: float32 [n, 5] as row_stats wrote them. Slot s with first_row[s] >= 0 (int32
+    [slots]; -1 = not denoising, left alone) owns num_masked[s] of their rows from there on, one for each j
+    with masked[s, j], in order. Per slot: threshold float32, steps_per_block int32 (0 = no bound),
+    block_length int32. A threshold t commits every position with confidence stats[:, 4] >= t, and the most
+    confident one always; at step steps_per_block - 1 whatever is left. Threshold NaN is the fixed schedule:
+    of m = block_length positions in n = steps_per_block steps, floor(m / n) per step, one more in the first m
+    mod n, at least one, the most confident. Ties go to the lowest position.
+    Changes tokens int32, confidence float32, commit_step int32 (the step of the commit) and masked uint8,
+    each [slots, max_block]; num_masked, step (+= 1) and status (1 = block finished, 0 = masks left), int32
+    [slots]. A NaN confidence or an id below 0 in any of its rows sets status -1 and changes nothing else of
+    the slot.
+    """
+    _edlm.unmask.default(
+        ids,
+        stats,
+        first_row,
+        threshold,
+        steps_per_block,
+        block_length,
+        tokens,
+        confidence,
+        commit_step,
+        masked,
+        num_masked,
+        step,
+        status,
+    )
+
+
+for _name in ("rms_norm", "silu_mul", "qkv_prepare", "block_attention", "row_stats", "unmask"):
+    torch.library.register_fake(f"edlm::{_name}", lambda *args: None)  # all results are in the arguments
