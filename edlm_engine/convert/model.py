@@ -1,0 +1,181 @@
+"""The trainable decoder: one plain-torch transformer that covers Qwen2 and Qwen3 by switches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Shape of a decoder; field names are those of Hugging Face's `config.json`.
+
+    `attention_bias` puts a bias on q, k and v (Qwen2; never on o); `qk_norm` is an RMSNorm over `head_dim`
+    of every query and key head before RoPE (Qwen3).
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1e6
+    max_position_embeddings: int = 32768
+    tie_word_embeddings: bool = True
+    attention_bias: bool = False
+    qk_norm: bool = True
+
+    def __post_init__(self):
+        for field in fields(self)[:7]:
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{field.name} must be a positive integer, got {value!r}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}")
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.to(torch.promote_types(x.dtype, torch.float32))
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * y.to(x.dtype)
+
+
+def rotary_table(config: DecoderConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines, each (len(positions), head_dim) fp32, for NEOX-style rotation (half with half)."""
+    exponent = (
+        torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
+    )
+    angle = positions.float()[:, None] * config.rope_theta**-exponent
+    angle = torch.cat((angle, angle), -1)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = rotary
+    left, right = x.chunk(2, -1)
+    return (x * cos + torch.cat((-right, left), -1) * sin).to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.config = config
+        q_size = config.num_attention_heads * config.head_dim
+        kv_size = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, q_size, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
+        self.o_proj = nn.Linear(q_size, config.hidden_size, bias=False)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], allow: Tensor | None) -> Tensor:
+        shape = (*x.shape[:2], -1, self.config.head_dim)
+        q, k, v = (proj(x).view(shape) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        if self.config.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (head.transpose(1, 2) for head in (q, k, v))
+        q, k = rotate(q, rotary), rotate(k, rotary)
+        group = self.config.num_attention_heads // self.config.num_key_value_heads
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=allow, is_causal=allow is None)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], allow: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotary, allow)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Body(nn.Module):
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Decoder(nn.Module):
+    """Decoder-only transformer with Hugging Face's parameter names (`model.layers.0.self_attn.q_proj.weight`
+    …).
+
+    With `tie_word_embeddings` there is no `lm_head.weight`: the head is the embedding.
+    """
+
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.config = config
+        self.model = Body(config)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> Decoder:
+        """Fresh weights: normal of std 0.02, less by sqrt(2·layers) where they add to the residual stream."""
+        residual = (2 * self.config.num_hidden_layers) ** -0.5
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                std = 0.02 * (residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0)
+                weight.normal_(0.0, std, generator=generator)
+            elif name.endswith("bias"):
+                weight.zero_()
+        return self
+
+    @property
+    def head_weight(self) -> Tensor:
+        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+
+    def hidden(self, ids: Tensor, positions: Tensor | None = None, allow: Tensor | None = None) -> Tensor:
+        """Final normalised states, (batch, length, hidden), of token ids (batch, length).
+
+        positions: (length,) RoPE positions, by default 0, 1, 2, …; allow: bool (length, length), True where
+        query (row) may see key (column), by default causal.
+        """
+        if positions is None:
+            positions = torch.arange(ids.shape[1], device=ids.device)
+        rotary = rotary_table(self.config, positions)
+        x = self.model.embed_tokens(ids)
+        for layer in self.model.layers:
+            x = layer(x, rotary, allow)
+        return self.model.norm(x)
+
+    def forward(self, ids: Tensor, positions: Tensor | None = None, allow: Tensor | None = None) -> Tensor:
+        """Logits, (batch, length, vocab); arguments as for `hidden`."""
+        return F.linear(self.hidden(ids, positions, allow), self.head_weight)

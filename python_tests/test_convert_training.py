@@ -1,0 +1,257 @@
+"""The conversion's loss against an independent computation, its gradients, resuming, and the folder it
+writes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from edlm_engine.convert import ConversionConfig, convert
+from edlm_engine.convert.checkpoint import decoder_config, load_decoder, save_checkpoint
+from edlm_engine.convert.conversion import Layout, diffusion_loss
+from edlm_engine.convert.masking import draw_masks
+from edlm_engine.convert.model import Decoder
+
+VOCABULARY = {"<|endoftext|>": 0, "<|mask|>": 1, **{letter: i + 2 for i, letter in enumerate("abcdefgh")}}
+MASK = 1
+QUICK = ConversionConfig(
+    steps=6,
+    rows=2,
+    length=12,
+    block_size=4,
+    learning_rate=1e-3,
+    final_learning_rate=1e-4,
+    device="cpu",
+    bf16=False,
+)
+BASE_CONFIG = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "vocab_size": 10,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": True,
+    "eos_token_id": 0,
+}
+
+
+def tiny_decoder(dtype=torch.float32):
+    return Decoder(decoder_config(BASE_CONFIG)).initialise(torch.Generator().manual_seed(0)).to(dtype)
+
+
+@pytest.fixture
+def base(tmp_path):
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="a"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    (tmp_path / "tokenizer").mkdir()
+    tokenizer.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
+    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text('{"mask_token": "<|mask|>"}')
+    save_checkpoint(tmp_path / "base", tiny_decoder(), BASE_CONFIG, tmp_path / "tokenizer", torch.float32)
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def data(tmp_path):
+    lines = [json.dumps({"prompt": "a b c", "completion": "d e " * (i % 3 + 1)}) for i in range(20)]
+    (tmp_path / "data.jsonl").write_text("\n".join([*lines, json.dumps({"text": "f g h"})]) + "\n")
+    return tmp_path / "data.jsonl"
+
+
+def random_batch(config):
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.randint(2, 10, (config.rows, config.length), generator=generator)
+    weights = torch.rand(config.rows, config.length, generator=generator)
+    noise = draw_masks(config.rows, config.length, config.block_size, 0.25, generator)
+    return ids, weights, *noise
+
+
+def loss_by_blocks(model, config, ids, weights, masked, level):
+    """Eq. 1 computed one block at a time as a decoder would: clean earlier blocks, then the noisy one."""
+    total = torch.zeros((), dtype=torch.float64)
+    size = config.block_size
+    for row in range(config.rows):
+        for start in range(0, config.length, size):
+            end = min(start + size, config.length)
+            if config.attention == "block_diff":
+                context = torch.cat(
+                    (ids[row, :start], ids[row, start:end].masked_fill(masked[row, start:end], MASK))
+                )
+            else:
+                context = ids[row, :end].masked_fill(masked[row, :end], MASK)
+            if config.attention == "bidirectional":
+                context = ids[row].masked_fill(masked[row], MASK)
+            blocks = torch.arange(len(context)) // size
+            allow = blocks[:, None] >= blocks[None, :]
+            if config.attention == "bidirectional":
+                allow = torch.ones_like(allow)
+            log_p = model(context[None], None, allow)[0].double().log_softmax(-1)
+            for i in range(start, end):
+                if masked[row, i] and not (config.token_shift and i == 0):
+                    source = log_p[i - 1 if config.token_shift else i]
+                    total = total - source[ids[row, i]] * weights[row, i].double() / level[row, i].double()
+    return total / weights.double().sum()
+
+
+@pytest.mark.parametrize("attention", ["block_diff", "no_clean_context", "bidirectional"])
+@pytest.mark.parametrize("token_shift", [False, True])
+def test_loss_is_the_papers_sum_over_blocks(attention, token_shift):
+    config = replace(QUICK, attention=attention, token_shift=token_shift, length=11)
+    model, batch = tiny_decoder(torch.float64), random_batch(config)
+    layout = Layout(config, torch.device("cpu"))
+    found = diffusion_loss(model.hidden, model.head_weight, layout, batch, MASK)
+    expected = loss_by_blocks(model, config, *batch)
+    assert batch[2].any() and expected > 1
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_gradients_agree_with_finite_differences():
+    model, layout = tiny_decoder(torch.float64), Layout(QUICK, torch.device("cpu"))
+    ids, weights, masked, level = random_batch(QUICK)
+    batch = (ids, weights.double(), masked, level.double())
+
+    def loss():
+        return diffusion_loss(model.hidden, model.head_weight, layout, batch, MASK)
+
+    loss().backward()
+    for name in ("model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight", "model.norm.weight"):
+        weight = model.get_parameter(name)
+        index = (MASK, 3) if weight.dim() == 2 else (3,)
+        step = 1e-5
+        with torch.no_grad():
+            values = []
+            for sign in (1, -1):
+                weight[index] += sign * step
+                values.append(loss().item())
+                weight[index] -= sign * step
+        slope = (values[0] - values[1]) / (2 * step)
+        assert abs(slope) > 1e-5
+        assert weight.grad[index].item() == pytest.approx(slope, rel=1e-4)
+
+
+def test_each_masked_token_weighs_one_over_its_level():
+    model, layout = tiny_decoder(), Layout(QUICK, torch.device("cpu"))
+    ids, weights, masked, level = random_batch(QUICK)
+    row, at = masked.nonzero()[0].tolist()
+    only = torch.zeros_like(masked)
+    only[row, at] = True
+
+    def loss(levels, token_weights):
+        return diffusion_loss(
+            model.hidden, model.head_weight, layout, (ids, token_weights, only, levels), MASK
+        )
+
+    assert loss(level / 2, weights).item() == pytest.approx(2 * loss(level, weights).item(), rel=1e-5)
+    assert loss(level, weights * 3).item() == pytest.approx(loss(level, weights).item(), rel=1e-5)
+
+
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, data, tmp_path, optimizer):
+    config = replace(QUICK, optimizer=optimizer, checkpoint_every=4)
+    assert convert(base, tmp_path / "whole", data, config)
+    assert not convert(base, tmp_path / "parts", data, config, stop_after=3)
+    assert not (tmp_path / "parts" / "config.json").exists()
+    assert convert(base, tmp_path / "parts", data, config)
+    whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    start = weights_of(base)
+    assert not any(torch.equal(whole[name].float(), start[name]) for name in whole if "_proj" in name)
+
+
+def test_a_state_of_other_settings_is_refused(base, data, tmp_path):
+    convert(base, tmp_path / "out", data, QUICK, stop_after=1)
+    with pytest.raises(ValueError, match=r"half_life_ratio=0\.1, not None; delete it to start over"):
+        convert(base, tmp_path / "out", data, replace(QUICK, half_life_ratio=None))
+
+
+def test_the_folder_is_a_checkpoint_that_says_what_it_is(base, data, tmp_path):
+    convert(base, tmp_path / "out", data, replace(QUICK, token_shift=True))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    wanted = {
+        "architectures": ["EfficientDLM"],
+        "model_type": "edlm",
+        "mask_token_id": MASK,
+        "block_size": 4,
+        "dlm_paradigm": "block_diff",
+        "dlm_type": "dream",
+        "attention_bias": False,
+        "qk_norm": True,
+        "torch_dtype": "bfloat16",
+    }
+    assert wanted.items() <= config.items()
+    kept = {name: value for name, value in BASE_CONFIG.items() if name not in wanted}
+    assert kept.items() <= config.items()
+    files = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert files == ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert load_decoder(tmp_path / "out")[0].config == load_decoder(base)[0].config
+    with pytest.raises(FileExistsError, match="already holds a checkpoint"):
+        convert(base, tmp_path / "out", data, QUICK)
+
+
+def test_conversion_learns_to_fill_masks(base, data, tmp_path):
+    losses = {}
+    for steps in (1, 120):
+        config = replace(QUICK, steps=steps, rows=8, learning_rate=1e-2)
+        convert(base, tmp_path / str(steps), data, config)
+        model, _ = load_decoder(tmp_path / str(steps))
+        ids = torch.tensor([[2, 3, 4, 5, 6, 0, 2, 3, 4, 5, 6, 0]] * 2)
+        masked = torch.zeros_like(ids, dtype=torch.bool)
+        masked[:, 4:8] = True
+        batch = (ids, torch.ones(ids.shape), masked, torch.ones(ids.shape))
+        layout = Layout(QUICK, torch.device("cpu"))
+        losses[steps] = diffusion_loss(model.hidden, model.head_weight, layout, batch, MASK).item()
+    assert losses[120] < 0.75 * losses[1]
+
+
+def test_flat_token_arrays_are_data_too(base, tmp_path):
+    np.save(tmp_path / "ids.npy", np.array([2, 3, 4, 0] * 30, np.uint16))
+    assert convert(base, tmp_path / "out", tmp_path / "ids.npy", replace(QUICK, steps=1))
+    np.save(tmp_path / "ids.npy", np.array([2, 3, 10, 0], np.uint16))
+    with pytest.raises(
+        ValueError, match=r"ids\.npy: token id 10 \(token 2\) is outside the vocabulary of 10"
+    ):
+        convert(base, tmp_path / "other", tmp_path / "ids.npy", QUICK)
+
+
+def test_bad_input_is_refused_before_training(base, data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no training data"):
+        convert(base, tmp_path / "out", tmp_path / "none.jsonl", QUICK)
+    data.write_text('{"text": "a"}\n{"prompt": "a"}\n')
+    with pytest.raises(ValueError, match=r"data\.jsonl, line 2: expected"):
+        convert(base, tmp_path / "out", data, QUICK)
+    with pytest.raises(ValueError, match="mask_token_id 99 is outside the vocabulary"):
+        convert(base, tmp_path / "out", data, replace(QUICK, mask_token_id=99))
+    (base / "tokenizer_config.json").write_text('{"mask_token": "<none>"}')
+    with pytest.raises(ValueError, match="the tokenizer names no mask token; pass mask_token_id"):
+        convert(base, tmp_path / "out", data, QUICK)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("block_size", 13),
+        ("half_life_ratio", 0.0),
+        ("attention", "causal"),
+        ("optimizer", "sgd"),
+        ("prompt_weight", 2.0),
+        ("min_level", 0.0),
+        ("final_learning_rate", 1.0),
+    ],
+)
+def test_settings_out_of_range_are_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        replace(QUICK, **{field: value})

@@ -1,0 +1,50 @@
+"""Run generated Python in a subprocess with limits on time, memory, files and processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+CPU_SECONDS = 2
+MEMORY_BYTES = 512 << 20
+
+# The child sets its own limits before it reads the code, so nothing generated runs outside them.
+CHILD = f"""
+import json, resource, sys
+resource.setrlimit(resource.RLIMIT_CPU, ({CPU_SECONDS}, {CPU_SECONDS}))
+resource.setrlimit(resource.RLIMIT_AS, ({MEMORY_BYTES}, {MEMORY_BYTES}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))
+results = []
+for code, name, inputs in json.load(sys.stdin):
+    try:
+        scope = {{}}
+        exec(code, scope)
+        results.append([scope[name](value) for value in inputs])
+    except Exception:
+        results.append(None)
+print(json.dumps(results))
+"""
+
+
+def run_function(code: str, checks: tuple) -> bool:
+    """True when the function that `code` defines returns the expected value for every (argument, value)."""
+    found = re.match(r"def (\w+)\(", code)
+    if not found:
+        return False
+    job = json.dumps([[code, found[1], [argument for argument, _ in checks]]])
+    try:
+        child = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", CHILD],
+            input=job,
+            capture_output=True,
+            text=True,
+            timeout=5 * CPU_SECONDS,
+            env={},
+        )
+        (values,) = json.loads(child.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        return False
+    return values == [value for _, value in checks]
