@@ -1,10 +1,12 @@
 """The command line: edlm generate, chat, demo, info, convert."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 app = typer.Typer(
     help="Block-diffusion language models of the Efficient-DLM kind.",
@@ -98,21 +100,50 @@ def demo(
 
 
 @app.command()
+def convert(
+    base: Annotated[Path, typer.Argument(help="Folder of a Qwen2- or Qwen3-shaped AR checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; the same call resumes a stopped run.")],
+    data: Annotated[Path, typer.Argument(help=".jsonl or .npy file of documents, or a folder of them.")],
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
+    rows: Annotated[int, typer.Option(help="Rows in a batch.")] = 16,
+    length: Annotated[int, typer.Option(help="Tokens in a row.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's peak; decays to a tenth.")] = 1e-5,
+    block_length: Annotated[int, typer.Option(help="Block length in training.")] = 16,
+    half_life_ratio: Annotated[float, typer.Option(help="Position-dependent masking; 0: uniform.")] = 0.1,
+    mask_token_id: MaskOption = None,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(help="Of data order and noise.")] = 0,
+):
+    """Turn an autoregressive checkpoint into a block-diffusion one (the paper's training)."""
+    from .convert import ConversionConfig
+    from .convert import convert as run
+
+    config = ConversionConfig(
+        steps=steps, rows=rows, length=length, learning_rate=learning_rate,
+        final_learning_rate=learning_rate / 10, block_size=block_length,
+        half_life_ratio=half_life_ratio or None, mask_token_id=mask_token_id, device=device, seed=seed,
+    )  # fmt: skip
+    run(base, out, data, config)
+    print(f"{out}: a block-diffusion checkpoint; try: edlm generate -m {out} PROMPT")
+
+
+@app.command()
 def info(model: Annotated[str | None, typer.Argument(help="A model to describe as well.")] = None):
     """Show the build, the machine and the bundled models; or a model's configuration."""
     from .info import build_rows, model_rows
 
     console = Console(highlight=False)
     for key, value in [*build_rows(), *(model_rows(model) if model else [])]:
-        console.print(f"[bold]{key:<16}[/bold] {value}", soft_wrap=True)
+        console.print(f"[bold]{key:<16}[/bold] {escape(value)}", soft_wrap=True)
 
 
 def main():
     """Entry point: expected errors become one line, not a traceback."""
     try:
         app()
-    except (ValueError, TypeError, RuntimeError, OSError) as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/bold red] {error}", soft_wrap=True)
+    except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
+        console = Console(stderr=True, highlight=False)
+        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
