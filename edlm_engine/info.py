@@ -16,7 +16,7 @@ def build_rows() -> list[tuple[str, str]]:
     return [
         ("edlm_engine", __version__),
         ("torch", f"{torch.__version__} (extension built for {build['torch_target']} and later)"),
-        ("CPU kernels", f"{build['isa']} (compiled: {', '.join(build['compiled_isas'])})"),
+        ("CPU kernels", f"{build['isa']} (compiled: {build['compiled_isas']})"),
         ("CUDA kernels", cuda),
         ("default device", choose_device("auto")),
         ("default dtype", choose_dtype("auto")),
