@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 
 def bundled_models() -> list[str]:
     """Names of the models that ship inside the package."""
-    return sorted(folder.name for folder in ASSETS.iterdir() if (folder / "config.json").is_file())
+    return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
 
 
 def resolve(model) -> Path:
@@ -44,13 +45,20 @@ def resolve(model) -> Path:
 
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
     except RepositoryNotFoundError as error:
         message = "the hub has no such model, or it needs a login (hf auth login)"
         raise CheckpointError(f"{hub_id}: no folder here, and {message}") from error
+    except HFValidationError as error:
+        raise CheckpointError(f"{hub_id}: no folder here, and no hub id: {_first_line(error)}") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
         message = "the hub cannot be reached and its cache here does not hold the model"
         raise CheckpointError(f"{hub_id}: no folder here; {message}: {_first_line(error)}") from error
@@ -90,8 +98,9 @@ class Checkpoint:
         tensor_names = self._files if with_tensors else None
         self.model: ModelConfig
         self.decoding: DecodingConfig
-        self.model, self.decoding = read_config(data, config_path, tensor_names)
-        self.generation_eos = self._generation_eos()
+        self.model, decoding = read_config(data, config_path, tensor_names)
+        eos = dict.fromkeys(decoding.eos_token_ids + self._generation_eos())
+        self.decoding = replace(decoding, eos_token_ids=tuple(eos))
 
     def _generation_eos(self) -> tuple[int, ...]:
         """eos ids of generation_config.json, which may name more than config.json does."""
@@ -105,7 +114,7 @@ class Checkpoint:
             weight_map = read_json(index_path).get("weight_map")
             if not isinstance(weight_map, dict):
                 raise CheckpointError(f"{index_path}: key 'weight_map' is missing")
-            files = {name: self.folder / file for name, file in weight_map.items()}
+            files = {name: self.folder / str(file) for name, file in weight_map.items()}
             for path in sorted(set(files.values())):
                 if not path.exists():
                     raise CheckpointError(f"{path}: file is missing; {index_path.name} lists it")

@@ -4,8 +4,9 @@ import asyncio
 import queue
 import secrets
 import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import fields, replace
 from operator import index
 
@@ -102,10 +103,13 @@ class Engine:
         request = self._request(prompt, _merge(params, overrides), chunks.put)
         self._loop.submit(request)
         request.future.add_done_callback(chunks.put)
-        return self._drain(request, chunks)
+        stream = self._drain(request, chunks)
+        next(stream)  # a generator that never started would skip its finally clause when closed
+        return stream
 
-    def _drain(self, request: Request, chunks: queue.SimpleQueue) -> Iterator[Chunk]:
+    def _drain(self, request: Request, chunks: queue.SimpleQueue) -> Iterator[Chunk | None]:
         try:
+            yield None
             while not isinstance(item := chunks.get(), Future):
                 yield item
             item.result()  # raises what ended the request early
@@ -126,7 +130,7 @@ class Engine:
         event_loop, chunks = asyncio.get_running_loop(), asyncio.Queue()
 
         def put(item):
-            if not event_loop.is_closed():  # the consumer may be gone when the engine notices
+            with suppress(RuntimeError):  # the event loop may be closed before the engine notices
                 event_loop.call_soon_threadsafe(chunks.put_nowait, item)
 
         request = self._request(prompt, _merge(params, overrides), put)
@@ -162,9 +166,7 @@ class Engine:
     def _as_list(self, prompt) -> tuple[list, bool]:
         if isinstance(prompt, str):
             return [prompt], True
-        if not isinstance(prompt, Iterable):
-            raise TypeError(f"prompt must be a str, a list of token ids or a list of either, got {prompt!r}")
-        items = list(prompt)
+        items = list(_plain(prompt, "prompt"))
         if items and all(isinstance(item, Iterable) for item in items):
             return items, False
         return [items], True
@@ -196,7 +198,7 @@ class Engine:
                 raise ValueError(f"{self.path}: no tokenizer in the checkpoint; give token ids as the prompt")
             prompt = self.tokenizer.encode(prompt)
         ids = []
-        for i, token in enumerate(prompt):
+        for i, token in enumerate(_plain(prompt, where)):
             try:
                 ids.append(index(token))
             except TypeError:
@@ -207,6 +209,14 @@ class Engine:
         if not ids:
             raise ValueError(f"{where} is empty; at least one token is needed")
         return ids
+
+
+def _plain(prompt, where: str) -> Iterable:
+    """The items of a prompt; tensors and arrays become lists."""
+    prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping):
+        raise TypeError(f"{where} must be a str, a list of token ids or a list of either, got {prompt!r}")
+    return prompt
 
 
 def _merge(params: SamplingParams | None, overrides: dict) -> SamplingParams:

@@ -61,7 +61,7 @@ def show_live(prompt: str, chunks: Iterable[Chunk], tokenizer: Tokenizer, delay:
         for step, chunk in enumerate(chunks, 1):
             canvas.update(chunk)
             console.print(f"── step {step}, {len(chunk.positions)} committed")
-            console.print(canvas.render().plain.removeprefix(prompt), soft_wrap=True)
+            console.print(canvas.render().plain.removeprefix(prompt), soft_wrap=True, markup=False)
         return chunk.generation
     console.print(legend())
     with Live(console=console, auto_refresh=False) as live:

@@ -17,7 +17,10 @@ class EngineLoop:
     """
 
     def __init__(self, scheduler: Scheduler, runner: Runner, num_threads: int | None):
-        self._scheduler, self._runner, self._num_threads = scheduler, runner, num_threads
+        self._scheduler, self._runner = scheduler, runner
+        # torch hands the last setting of any thread to new ones: without a number of its own, one engine's
+        # thread would take over another engine's
+        self._num_threads = num_threads or torch.get_num_threads()
         self._inbox: deque[Request] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -48,8 +51,7 @@ class EngineLoop:
             self._thread.join()
 
     def _run(self):
-        if self._num_threads:
-            torch.set_num_threads(self._num_threads)  # OpenMP keeps this per calling thread
+        torch.set_num_threads(self._num_threads)  # OpenMP keeps this per calling thread
         with torch.inference_mode():
             while self._collect():
                 try:

@@ -1,18 +1,26 @@
 """What one request may choose."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+
+MAX_TEMPERATURE = 1e4  # far beyond use; keeps the fp32 quotient of logits and temperature sound
 
 
 def _number(name, value, low, high, *, integer=False, open_low=False, hint=""):
     kind = Integral if integer else Real
-    if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, kind) or not (integer or math.isfinite(value)):
         raise ValueError(f"{name} must be {'an integer' if integer else 'a finite number'}, got {value!r}")
     if value < low or value > high or (open_low and value == low):
         interval = f"{'(' if open_low else '['}{low}, {high}{']' if math.isfinite(high) else ')'}"
         raise ValueError(f"{name} must be in {interval}, got {value!r}{hint}")
+
+
+def _items(name, value) -> tuple:
+    if not isinstance(value, Iterable):
+        raise ValueError(f"{name} must be a sequence, got {value!r}")
+    return tuple(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +62,15 @@ class SamplingParams:
             _number("threshold", self.threshold, 0.0, 1.0, open_low=True, hint=hint)
         if self.steps_per_block is not None:
             _number("steps_per_block", self.steps_per_block, 1, math.inf, integer=True)
-        _number("temperature", self.temperature, 0.0, math.inf)
+        _number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
         _number("top_k", self.top_k, 0, 2**31 - 1, integer=True)
         _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
         if self.seed is not None:
             _number("seed", self.seed, 0, 2**63 - 1, integer=True)
         # a frozen dataclass is normalised through object.__setattr__
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
+        object.__setattr__(self, "stop", stop)
+        object.__setattr__(self, "stop_token_ids", _items("stop_token_ids", self.stop_token_ids))
         for index, text in enumerate(self.stop):
             if not isinstance(text, str) or not text:
                 raise ValueError(f"stop[{index}] must be a non-empty string, got {text!r}")

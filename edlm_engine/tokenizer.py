@@ -33,6 +33,9 @@ class JsonTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
             raise CheckpointError(f"{path}: cannot be read as a tokenizer: {error}") from error
+        # training-time settings that a tokenizer.json may carry would cut or fill up prompts
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self.vocab_size = self._tokenizer.get_vocab_size()
 
     def encode(self, text: str) -> list[int]:
@@ -92,7 +95,9 @@ class ChatTemplate:
         from jinja2.exceptions import TemplateSyntaxError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.globals["raise_exception"] = _raise
         try:
             self._template = environment.from_string(source)
@@ -102,14 +107,12 @@ class ChatTemplate:
 
     def render(self, messages: list[dict]) -> str:
         """The prompt of `messages` ({"role": ..., "content": ...}), ready for the assistant's answer."""
-        from jinja2.exceptions import TemplateError
-
         for index, message in enumerate(messages):
             if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
                 raise ValueError(f"messages[{index}] must have 'role' and 'content', got {message!r}")
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._variables)
-        except TemplateError as error:
+        except Exception as error:  # a template is foreign code and raises what it likes
             raise ValueError(f"{self._path}: the chat template refuses these messages: {error}") from error
 
 

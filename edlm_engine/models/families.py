@@ -146,9 +146,9 @@ def _rope_theta(reader: ConfigReader) -> float:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise reader.error(f"rope type {kind!r} is not supported; only 'default' is")
-    return ConfigReader({"rope_theta": rope.get("rope_theta"), **reader.data}, reader.path).get(
-        "rope_theta", float, 1e6
-    )
+    theta = reader.data.get("rope_theta")
+    theta = rope.get("rope_theta") if theta is None else theta
+    return ConfigReader({"rope_theta": theta}, reader.path).get("rope_theta", float, 1e6)
 
 
 def eos_ids(reader: ConfigReader) -> tuple[int, ...]:

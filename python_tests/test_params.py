@@ -1,0 +1,88 @@
+"""SamplingParams and engine options: ranges, types, and what the message says."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+
+from edlm_engine import Engine, SamplingParams
+
+OUT_OF_RANGE = [
+    ("max_new_tokens", 0, "max_new_tokens must be in [1, inf), got 0"),
+    ("max_new_tokens", 1.0, "max_new_tokens must be an integer, got 1.0"),
+    ("max_new_tokens", True, "max_new_tokens must be an integer, got True"),
+    ("max_new_tokens", None, "max_new_tokens must be an integer, got None"),
+    ("threshold", 0.0, "threshold must be in (0.0, 1.0], got 0.0; threshold=None selects the fixed schedule"),
+    ("threshold", 1.01, "threshold must be in (0.0, 1.0], got 1.01"),
+    ("threshold", math.nan, "threshold must be a finite number, got nan"),
+    ("threshold", "0.9", "threshold must be a finite number, got '0.9'"),
+    ("steps_per_block", 0, "steps_per_block must be in [1, inf), got 0"),
+    ("steps_per_block", 2.5, "steps_per_block must be an integer, got 2.5"),
+    ("temperature", -0.1, "temperature must be in [0.0, 10000.0], got -0.1"),
+    ("temperature", math.inf, "temperature must be a finite number, got inf"),
+    ("temperature", 1e39, "temperature must be in [0.0, 10000.0], got 1e+39"),
+    ("top_k", -1, "top_k must be in [0, 2147483647], got -1"),
+    ("top_k", 2**31, "top_k must be in [0, 2147483647], got 2147483648"),
+    ("top_k", 2.0, "top_k must be an integer, got 2.0"),
+    ("top_p", 0.0, "top_p must be in (0.0, 1.0], got 0.0"),
+    ("top_p", 1.5, "top_p must be in (0.0, 1.0], got 1.5"),
+    ("seed", -1, "seed must be in [0, 9223372036854775807], got -1"),
+    ("seed", 2**63, "seed must be in [0, 9223372036854775807], got 9223372036854775808"),
+    ("stop", "", "stop[0] must be a non-empty string, got ''"),
+    ("stop", ["a", 3], "stop[1] must be a non-empty string, got 3"),
+    ("stop", None, "stop must be a sequence, got None"),
+    ("stop_token_ids", 5, "stop_token_ids must be a sequence, got 5"),
+    ("stop_token_ids", [1, -2], "stop_token_ids[1] must be in [0, 2147483647], got -2"),
+    ("stop_token_ids", ["x"], "stop_token_ids[0] must be an integer, got 'x'"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), OUT_OF_RANGE)
+def test_out_of_range_names_the_field_and_the_range(field, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SamplingParams(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_new_tokens", 10**400), ("max_new_tokens", np.int64(3)), ("threshold", 1), ("threshold", None),
+        ("threshold", np.float32(0.5)), ("steps_per_block", 2**40), ("temperature", 0), ("top_k", 2**31 - 1),
+        ("top_p", 1), ("seed", 2**63 - 1), ("stop_token_ids", (0,)),
+    ],
+)  # fmt: skip
+def test_ends_of_the_ranges_are_allowed(field, value):
+    assert getattr(SamplingParams(**{field: value}), field) == value
+
+
+def test_stop_is_one_string_or_several():
+    assert SamplingParams(stop="end").stop == ("end",)
+    assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
+
+
+def test_params_are_values():
+    assert SamplingParams(stop=["a"]) == SamplingParams(stop="a")
+    assert hash(SamplingParams(stop_token_ids=[1])) == hash(SamplingParams(stop_token_ids=(1,)))
+    with pytest.raises(AttributeError):
+        SamplingParams().threshold = 2.0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("device", "tpu", "device must be one of auto, cpu, cuda, got 'tpu'"),
+        ("dtype", "float16", "dtype must be one of auto, bfloat16, float32, got 'float16'"),
+        ("load_format", "gguf", "load_format must be one of auto, dummy, got 'gguf'"),
+        ("prefill", "full", "prefill must be one of block_causal, bidirectional, causal, got 'full'"),
+        ("block_length", 0, "block_length must be a positive integer or None, got 0"),
+        ("block_length", 16.0, "block_length must be a positive integer or None, got 16.0"),
+        ("max_batch_size", None, "max_batch_size must be a positive integer, got None"),
+        ("max_batch_size", True, "max_batch_size must be a positive integer, got True"),
+        ("kv_cache_tokens", -5, "kv_cache_tokens must be a positive integer or None, got -5"),
+        ("num_threads", 0, "num_threads must be a positive integer or None, got 0"),
+    ],
+)
+def test_engine_options(option, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Engine("anything: options are checked before the model is looked for", **{option: value})

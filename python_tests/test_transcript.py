@@ -1,0 +1,147 @@
+"""Where an output ends, and which text may be shown before it has."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edlm_engine import SamplingParams
+from edlm_engine.transcript import Transcript
+
+EOS = 0
+
+
+class Bytes:
+    """Token i is byte i; 0 and 1 are special, and skipped as tokenizers skip special tokens."""
+
+    vocab_size = 256
+
+    def encode(self, text):
+        return list(text.encode())
+
+    def decode(self, token_ids):
+        return bytes(i for i in token_ids if i > 1).decode(errors="replace")
+
+
+def transcript(**params) -> Transcript:
+    return Transcript(SamplingParams(**{"max_new_tokens": 100, **params}), (EOS,), Bytes())
+
+
+def feed(record: Transcript, *pieces) -> list[str]:
+    """Extend piece by piece until the end; the text shown after each."""
+    shown = []
+    for piece in pieces:
+        record.extend(list(piece.encode()) if isinstance(piece, str) else list(piece))
+        shown.append(record.text())
+        if record.finish_reason:
+            break
+    return shown
+
+
+def test_eos_ends_and_is_kept_in_the_ids_but_not_in_the_text():
+    record = transcript()
+    assert feed(record, "ab", [99, EOS, 100]) == ["ab", "abc"]
+    assert (record.finish_reason, record.token_ids) == ("eos", [97, 98, 99, EOS])
+
+
+def test_ignore_eos_goes_on_to_the_limit():
+    record = transcript(ignore_eos=True, max_new_tokens=4)
+    feed(record, [EOS, 97, EOS], "bcd")
+    assert (record.finish_reason, record.token_ids) == ("length", [EOS, 97, EOS, 98])
+
+
+def test_stop_id_ends_even_when_eos_is_ignored():
+    record = transcript(stop_token_ids=[98], ignore_eos=True)
+    assert feed(record, "abc") == ["a"]
+    assert (record.finish_reason, record.token_ids) == ("stop", [97, 98])
+
+
+def test_eos_that_is_the_last_allowed_token_counts_as_eos():
+    record = transcript(max_new_tokens=2)
+    feed(record, [97, EOS])
+    assert record.finish_reason == "eos"
+
+
+@pytest.mark.parametrize("pieces", [("one END two",), ("one E", "ND two"), tuple("one END two")])
+def test_stop_string_across_tokens_and_steps(pieces):
+    record = transcript(stop="END")
+    assert feed(record, *pieces)[-1] == "one "
+    assert record.finish_reason == "stop"
+    assert Bytes().decode(record.token_ids) == "one END"  # up to the token that completed it
+
+
+def test_the_stop_string_that_completes_first_wins():
+    record = transcript(stop=["abcdef", "cd"])
+    assert feed(record, "xabcdef")[-1] == "xab"
+    record = transcript(stop=["d", "abc"])
+    assert feed(record, "xabcd")[-1] == "x"
+
+
+def test_stop_string_that_overlaps_itself():
+    record = transcript(stop="aab")
+    assert feed(record, *"xaaab") == ["x", "x", "x", "xa", "xa"]
+    assert record.finish_reason == "stop"
+
+
+def test_partial_stop_string_is_held_back_until_decided():
+    assert feed(transcript(stop="END"), "a E", "N", "x") == ["a ", "a ", "a ENx"]
+
+
+def test_stop_string_that_never_comes():
+    record = transcript(stop="never", max_new_tokens=6)
+    assert feed(record, "abc", "neve") == ["abc", "abcnev"]  # held back no longer once the limit is reached
+    assert (record.finish_reason, len(record.token_ids)) == ("length", 6)
+
+
+def test_held_back_text_is_released_by_eos():
+    assert feed(transcript(stop="END"), "a EN", [EOS]) == ["a ", "a EN"]
+
+
+def test_stop_string_before_eos_in_the_same_step():
+    record = transcript(stop="b")
+    feed(record, [97, 98, 99, EOS])
+    assert (record.finish_reason, record.token_ids, record.text()) == ("stop", [97, 98], "a")
+
+
+def test_eos_hides_what_a_block_holds_behind_it():
+    record = transcript(stop="END")
+    feed(record, [97, EOS, *b"END"])
+    assert (record.finish_reason, record.text()) == ("eos", "a")
+
+
+def test_stop_string_at_the_limit():
+    record = transcript(stop="END", max_new_tokens=3)
+    feed(record, "END")
+    assert (record.finish_reason, record.text()) == ("stop", "")
+
+
+def test_incomplete_utf8_is_held_back():
+    euro = "€".encode()
+    assert feed(transcript(), b"a" + euro[:1], euro[1:2], euro[2:]) == ["a", "a", "a€"]
+
+
+def test_incomplete_utf8_is_shown_once_nothing_can_complete_it():
+    assert feed(transcript(max_new_tokens=2), "a" + "", b"\xe2") == ["a", "a\ufffd"]
+
+
+def test_without_a_tokenizer_there_is_no_text():
+    record = Transcript(SamplingParams(max_new_tokens=2), (EOS,), None)
+    record.extend([5, 6, 7])
+    assert (record.token_ids, record.text(), record.finish_reason) == ([5, 6], "", "length")
+
+
+@given(
+    st.text("abé", min_size=1, max_size=30),
+    st.lists(st.text("abé", min_size=1, max_size=4), max_size=3),
+    st.data(),
+)
+def test_text_only_grows_and_does_not_depend_on_the_steps(text, stop, data):
+    tokens = [*text.encode(), EOS]
+    cuts = data.draw(st.lists(st.integers(1, len(tokens)), max_size=6).map(sorted))
+    pieces = [tokens[a:b] for a, b in zip([0, *cuts], [*cuts, len(tokens)], strict=True)]
+    stepwise, at_once = transcript(stop=stop), transcript(stop=stop)
+    shown = feed(stepwise, *pieces)
+    feed(at_once, tokens)
+    assert all(later.startswith(earlier) for earlier, later in zip(shown, shown[1:], strict=False))
+    assert (stepwise.text(), stepwise.token_ids) == (at_once.text(), at_once.token_ids)
+    assert not any(s in stepwise.text() for s in stop)
+    assert text.startswith(stepwise.text())
