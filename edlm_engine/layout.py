@@ -90,9 +90,9 @@ def add_active_block(
     shift: the token at position i is predicted by row i - 1. The block's first token then needs the row of
     last_token, the clean token at start - 1: it is the builder's last row if `fresh`, else it runs again.
     """
-    length = int(state.block_length[slot])
-    tokens = state.tokens[slot, :length].numpy()
-    masked = np.flatnonzero(state.masked[slot, :length].numpy())
+    length = int(state.host.block_length[slot])
+    tokens = state.host.tokens[slot, :length]
+    masked = np.flatnonzero(state.host.masked[slot, :length])
     if not shift:
         first = builder.add(QueryBlock(slot, start, length, start + length), tokens)
         return builder.want(slot, first + masked, start + masked)

@@ -92,7 +92,7 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     slots = options.max_batch_size
     tokens = options.kv_cache_tokens or default_cache_tokens(config, slots, _DTYPES[dtype])
     cache = PagedKVCache(config, tokens, slots, _DTYPES[dtype], device)
-    state = BlockState(slots, decoding.block_length, decoding.mask_token_id, device)
+    state = BlockState(slots, decoding.block_length, decoding.mask_token_id)
     rows = max(MAX_PROMPT_ROWS, decoding.block_length)
     scheduler = Scheduler(cache, state, decoding, fused_commit=options.fused_commit, max_rows=rows)
     loop = EngineLoop(scheduler, Runner(transformer, cache, state), options.num_threads)
@@ -121,8 +121,7 @@ def choose_dtype(dtype: str) -> str:
 def _decoding(checkpoint: Checkpoint, options: EngineOptions) -> DecodingConfig:
     """The checkpoint's decoding with the options' overrides."""
     decoding, config = checkpoint.decoding, checkpoint.model
-    eos = tuple(dict.fromkeys(decoding.eos_token_ids + checkpoint.generation_eos))
-    decoding = replace(decoding, eos_token_ids=eos, prefill=options.prefill or decoding.prefill)
+    decoding = replace(decoding, prefill=options.prefill or decoding.prefill)
     if decoding.autoregressive:
         given = [n for n in ("block_length", "mask_token_id", "prefill") if getattr(options, n) is not None]
         if given:

@@ -92,10 +92,10 @@ class Scheduler:
             if not request.future.set_running_or_notify_cancel():
                 self.cache.release(slot)
                 continue
-            self.state.begin_request(slot, request.params, request.seed)
             sequence = Sequence(request, slot)
+            self.running.append(sequence)  # before anything can raise, so that it is failed and not lost
+            self.state.begin_request(slot, request.params, request.seed)
             self._begin_block(sequence)
-            self.running.append(sequence)
 
     def _begin_block(self, sequence: Sequence):
         left = sequence.request.params.max_new_tokens - sequence.generated
@@ -145,51 +145,56 @@ class Scheduler:
     def advance(self):
         """Take the committed tokens of the last forward; finished and failed sequences leave."""
         for sequence in self._denoising:
-            slot = sequence.slot
-            if self.state.status[slot] < 0:
-                self.fail(sequence, NumericalError("the model's logits are NaN or infinite for this request"))
-                continue
-            self._take(sequence)
-            if sequence.request.transcript.finish_reason:
-                self._finish(sequence)
-            elif self.state.status[slot] > 0:
-                length = int(self.state.block_length[slot])
-                sequence.tokens += self.state.tokens[slot, :length].tolist()
-                self._keep_statistics(sequence, length)
-                self._begin_block(sequence)
+            try:
+                self._advance(sequence)
+            except Exception as error:  # of this request alone: its numbers, its tokenizer, its listener
+                self.fail(sequence, error)
+
+    def _advance(self, sequence: Sequence):
+        slot = sequence.slot
+        if self.state.host.status[slot] < 0:
+            raise NumericalError("the model's logits are NaN or infinite for this request")
+        self._take(sequence)
+        if sequence.request.transcript.finish_reason:
+            self._finish(sequence)
+        elif self.state.host.status[slot] > 0:
+            length = int(self.state.host.block_length[slot])
+            sequence.tokens += self.state.host.tokens[slot, :length].tolist()
+            self._keep_statistics(sequence, length)
+            self._begin_block(sequence)
 
     def _take(self, sequence: Sequence):
         """Give the transcript what the block now holds without a gap, and the listener its chunk."""
         slot, request = sequence.slot, sequence.request
-        length = int(self.state.block_length[slot])
-        masked = self.state.masked[slot, :length].numpy()
+        length = int(self.state.host.block_length[slot])
+        masked = self.state.host.masked[slot, :length]
         gap_free = int(masked.argmax()) if masked.any() else length
         if gap_free > sequence.gap_free:
-            request.transcript.extend(self.state.tokens[slot, sequence.gap_free : gap_free].tolist())
+            request.transcript.extend(self.state.host.tokens[slot, sequence.gap_free : gap_free].tolist())
             sequence.gap_free = gap_free
         if request.on_chunk and not request.transcript.finish_reason:
             request.on_chunk(self._chunk(sequence))
 
     def _chunk(self, sequence: Sequence, generation: Generation | None = None) -> Chunk:
         """What the last step committed; positions past the end of a finished request are left out."""
-        slot, state = sequence.slot, self.state
+        slot, state = sequence.slot, self.state.host
         length = int(state.block_length[slot])
         done = (state.masked[slot, :length] == 0) & (state.commit_step[slot, :length] == state.step[slot] - 1)
-        new = np.flatnonzero(done.numpy())
+        new = np.flatnonzero(done)
         if generation:
             new = new[new + sequence.generated < len(generation.token_ids)]
         return Chunk(
             positions=(new + sequence.generated).tolist(),
-            token_ids=state.tokens[slot].numpy()[new].tolist(),
-            confidences=state.confidence[slot].numpy()[new].tolist(),
+            token_ids=state.tokens[slot][new].tolist(),
+            confidences=state.confidence[slot][new].tolist(),
             block=range(sequence.generated, sequence.generated + length),
             text=generation.text if generation else sequence.request.transcript.text(),
             generation=generation,
         )
 
     def _keep_statistics(self, sequence: Sequence, count: int):
-        sequence.confidences += self.state.confidence[sequence.slot, :count].tolist()
-        sequence.commit_steps += self.state.commit_step[sequence.slot, :count].tolist()
+        sequence.confidences += self.state.host.confidence[sequence.slot, :count].tolist()
+        sequence.commit_steps += self.state.host.commit_step[sequence.slot, :count].tolist()
 
     def _finish(self, sequence: Sequence):
         request, transcript = sequence.request, sequence.request.transcript
@@ -216,7 +221,8 @@ class Scheduler:
 
     def fail(self, sequence: Sequence, error: Exception):
         """End one sequence with an error; the others are not touched."""
-        self._leave(sequence)
+        if sequence in self.running:
+            self._leave(sequence)
         sequence.request.future.set_exception(error)
 
     def drop_cancelled(self):

@@ -1,52 +1,62 @@
 """The active blocks of all sequences, as tensors that the kernels read and change in place."""
 
 import math
+from types import SimpleNamespace
 
 import torch
 
 from ..params import SamplingParams
 
+_PER_POSITION = {
+    "tokens": torch.int32,  # the mask token where masked
+    "masked": torch.uint8,
+    "confidence": torch.float32,  # valid where committed
+    "commit_step": torch.int32,  # valid where committed
+}
+_PER_SLOT = {
+    "num_masked": torch.int32,
+    "block_length": torch.int32,
+    "step": torch.int32,  # denoising steps done in this block
+    "status": torch.int32,  # 0: masks left, 1: block finished, -1: NaN or infinite logits
+    "threshold": torch.float32,  # NaN: fixed schedule
+    "steps_per_block": torch.int32,  # 0: unset
+    "temperature": torch.float32,
+    "top_k": torch.int32,
+    "top_p": torch.float32,
+    "seed": torch.int64,
+}
+
 
 class BlockState:
-    """One row per cache slot.
+    """One row per cache slot: per-position tensors are [slots, block_length], per-slot ones [slots].
 
-    tokens: int32 [slots, block], the mask token where masked; masked: uint8 [slots, block].
-    confidence: f32 [slots, block]; commit_step: int32 [slots, block]; both valid where committed.
-    num_masked, block_length, step (denoising steps done in this block), status: int32 [slots];
-        status 0: masks left, 1: block finished, -1: NaN or infinite logits.
-    threshold (NaN: fixed schedule), temperature, top_p: f32 [slots]; steps_per_block (0: unset), top_k:
-        int32 [slots]; seed: int64 [slots].
+    Every tensor is an attribute under its name above; `host` has the same names as numpy arrays over the
+    same memory, for code that looks at single elements.
     """
 
-    def __init__(self, slots: int, block_length: int, mask_token_id: int | None, device="cpu"):
-        def zeros(dtype, *shape):
-            return torch.zeros(slots, *shape, dtype=dtype, device=device)
-
+    def __init__(self, slots: int, block_length: int, mask_token_id: int | None):
         self.mask_token_id = mask_token_id
-        self.tokens = zeros(torch.int32, block_length)
-        self.masked = zeros(torch.uint8, block_length)
-        self.confidence = zeros(torch.float32, block_length)
-        self.commit_step = zeros(torch.int32, block_length)
-        self.num_masked, self.block_length, self.step, self.status = (zeros(torch.int32) for _ in range(4))
-        self.threshold, self.temperature, self.top_p = (zeros(torch.float32) for _ in range(3))
-        self.steps_per_block, self.top_k = zeros(torch.int32), zeros(torch.int32)
-        self.seed = zeros(torch.int64)
+        self.host = SimpleNamespace()
+        shapes = dict.fromkeys(_PER_POSITION, (slots, block_length)) | dict.fromkeys(_PER_SLOT, (slots,))
+        for name, dtype in (_PER_POSITION | _PER_SLOT).items():
+            tensor = torch.zeros(shapes[name], dtype=dtype)
+            setattr(self, name, tensor)
+            setattr(self.host, name, tensor.numpy())
 
     def begin_request(self, slot: int, params: SamplingParams, seed: int):
-        self.threshold[slot] = math.nan if params.threshold is None else params.threshold
-        default_steps = self.tokens.shape[1] if params.threshold is None else 0
-        self.steps_per_block[slot] = min(params.steps_per_block or default_steps, 2**31 - 1)
-        self.temperature[slot] = params.temperature
-        self.top_k[slot] = params.top_k
-        self.top_p[slot] = params.top_p
-        self.seed[slot] = seed
+        host = self.host
+        host.threshold[slot] = math.nan if params.threshold is None else params.threshold
+        default_steps = host.tokens.shape[1] if params.threshold is None else 0
+        host.steps_per_block[slot] = min(params.steps_per_block or default_steps, 2**31 - 1)
+        host.temperature[slot] = params.temperature
+        host.top_k[slot], host.top_p[slot] = params.top_k, params.top_p
+        host.seed[slot] = seed
 
     def begin_block(self, slot: int, length: int):
         """A block of `length` masks."""
-        self.tokens[slot] = 0 if self.mask_token_id is None else self.mask_token_id
-        self.masked[slot] = 0
-        self.masked[slot, :length] = 1
-        self.num_masked[slot] = length
-        self.block_length[slot] = length
-        self.step[slot] = 0
-        self.status[slot] = 0
+        host = self.host
+        host.tokens[slot] = 0 if self.mask_token_id is None else self.mask_token_id
+        host.masked[slot] = 0
+        host.masked[slot, :length] = 1
+        host.num_masked[slot] = host.block_length[slot] = length
+        host.step[slot] = host.status[slot] = 0
