@@ -34,7 +34,7 @@ class Engine:
         denoising step; False spends a forward on it. Same tokens in float32.
     max_batch_size: sequences that run at once; others wait.
     kv_cache_tokens: bound on the positions of all running sequences together; None takes room for
-        max_batch_size sequences of up to 4096 positions, at most a quarter of the free memory.
+        max_batch_size sequences of up to 4096 positions, within a quarter of the available memory.
     num_threads: of the stepping thread; None keeps torch's setting.
 
     Raises CheckpointError for a folder that cannot be used, ValueError for bad arguments.

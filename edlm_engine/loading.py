@@ -1,6 +1,5 @@
 """From a model's name and the engine's options to everything an Engine is made of."""
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from .decoding.block_state import BlockState
 from .errors import CheckpointError
 from .kv_cache import PAGE_LENGTH, PagedKVCache
 from .loop import EngineLoop
+from .machine import available_memory
 from .models.config import DecodingConfig, ModelConfig
 from .models.families import PREFILLS
 from .models.loading import load_transformer
@@ -138,9 +138,9 @@ def _decoding(checkpoint: Checkpoint, options: EngineOptions) -> DecodingConfig:
 
 
 def default_cache_tokens(config: ModelConfig, slots: int, dtype) -> int:
-    """Positions for `slots` sequences of up to DEFAULT_CONTEXT, at most a quarter of the free memory, at
-    least one page per slot."""
-    wanted = slots * min(config.max_positions, DEFAULT_CONTEXT)
+    """Positions for `slots` sequences of up to DEFAULT_CONTEXT, as far as a quarter of the available memory
+    goes, but for one such sequence always."""
+    context = min(config.max_positions, DEFAULT_CONTEXT)
     per_token = 2 * config.num_layers * config.kv_size * dtype.itemsize
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(min(wanted, free // 4 // per_token), slots * PAGE_LENGTH) // PAGE_LENGTH * PAGE_LENGTH
+    tokens = max(min(slots * context, available_memory() // 4 // per_token), context)
+    return -(-tokens // PAGE_LENGTH) * PAGE_LENGTH
