@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def available_memory() -> int:
-    """Bytes that a process here can still take: what the kernel calls available, within the cgroup's limit."""
+    """Bytes that a process can still take: what the kernel calls available, within the cgroup's limit."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
