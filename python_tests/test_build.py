@@ -1,4 +1,4 @@
-"""The build: what the library says of itself, what its sources include, what `make` says if a tool is missing."""
+"""The build: what the library says of itself, what its sources include, what `make` says of missing tools."""
 
 import os
 import re

@@ -101,7 +101,7 @@ def test_a_row_does_not_depend_on_its_batch(sampling, dtype):
 
 
 def test_frequencies_match_the_softmax():
-    """Chi-square of 20,000 draws, one per position, against softmax(z / temperature): 7 degrees of freedom."""
+    """Chi-square of 20,000 draws, one per position, against softmax(z / temperature)."""
     draws, temperature = 20000, 0.7
     z = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, 1.5, -3.0, 0.0])
     case = StatsCase(draws, 1, 8, temperature=temperature)

@@ -1,0 +1,32 @@
+import pytest
+import torch
+from op_cases import StatsCase
+
+from edlm_engine import ops
+
+SAMPLING = {
+    "greedy": {},
+    "sampled": {"temperature": 1.0},
+    "top_k": {"temperature": 1.0, "top_k": 50},
+    "top_p": {"temperature": 1.0, "top_p": 0.9},
+}
+
+
+@pytest.mark.parametrize("rows", [1, 8, 32])
+@pytest.mark.parametrize(
+    "way", [*(f"edlm {name}" for name in SAMPLING), "torch linear", "torch linear + softmax max"]
+)
+def bench(rows, way, benchmark, measure):
+    """Qwen3-0.6B's head: hidden size 1024, 151,936 ids, bf16 (311 MB of weights)."""
+    benchmark.group = f"row_stats, bf16, {rows} rows"
+    case = StatsCase(rows, 1024, 151936, forbidden_id=151669, **SAMPLING.get(way.split()[1], {}))
+    inputs = case.inputs(torch.bfloat16)
+    ids, stats = torch.empty(rows, 2, dtype=torch.int32), torch.empty(rows, 5)
+    linear = torch.nn.functional.linear
+    if way.startswith("edlm"):
+        work = lambda: ops.row_stats(**inputs, ids=ids, stats=stats)  # noqa: E731
+    elif way == "torch linear":
+        work = lambda: linear(inputs["hidden"], inputs["weight"])  # noqa: E731
+    else:
+        work = lambda: linear(inputs["hidden"], inputs["weight"]).float().softmax(-1).max(-1)  # noqa: E731
+    measure(work, flops=2 * inputs["weight"].numel() * rows, bytes_=inputs["weight"].nbytes, seconds=1)
