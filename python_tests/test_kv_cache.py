@@ -1,0 +1,68 @@
+"""Pages and slots: no page has two owners, none gets lost."""
+
+import pytest
+import torch
+from checkpoints import config_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edlm_engine.kv_cache import PAGE_LENGTH, PagedKVCache, pages_for
+from edlm_engine.models.families import read_config
+
+CONFIG = read_config(config_dict(num_hidden_layers=1), "config.json")[0]
+
+
+def new_cache(tokens: int, slots: int) -> PagedKVCache:
+    return PagedKVCache(CONFIG, tokens, slots, torch.float32)
+
+
+def assert_sound(cache: PagedKVCache, live: dict[int, int]):
+    """`live`: positions per reserved slot."""
+    owned = []
+    for slot in range(len(cache.page_table)):
+        count = pages_for(live.get(slot, 0))
+        pages = cache.page_table[slot].tolist()
+        assert pages[count:] == [-1] * (len(pages) - count)
+        owned += pages[:count]
+    assert len(set(owned)) == len(owned) and all(0 <= page < cache.num_pages for page in owned)
+    assert cache.free_tokens == (cache.num_pages - len(owned)) * PAGE_LENGTH
+
+
+@given(
+    st.integers(1, 1200),
+    st.integers(1, 5),
+    st.lists(st.tuples(st.booleans(), st.integers(1, 512)), max_size=40),
+)
+@settings(max_examples=80, deadline=None)
+def test_any_order_of_reservations_and_releases(tokens, slots, events):
+    cache, live = new_cache(tokens, slots), {}
+    for release, number in events:
+        if release and live:
+            slot = sorted(live)[number % len(live)]
+            cache.release(slot)
+            del live[slot]
+        elif not release:
+            room = len(live) < slots and pages_for(number) * PAGE_LENGTH <= cache.free_tokens
+            slot = cache.reserve(number)
+            assert (slot is not None) == room
+            if room:
+                assert slot not in live
+                live[slot] = number
+        assert_sound(cache, live)
+    for slot in live:
+        cache.release(slot)
+    assert_sound(cache, {})
+
+
+def test_a_refused_reservation_takes_nothing():
+    cache = new_cache(2 * PAGE_LENGTH, 4)
+    assert cache.reserve(2 * PAGE_LENGTH + 1) is None
+    assert cache.reserve(2 * PAGE_LENGTH) is not None
+
+
+@pytest.mark.parametrize("tokens", (1, PAGE_LENGTH, PAGE_LENGTH + 1))
+def test_sizes(tokens):
+    cache = new_cache(tokens, 2)
+    assert cache.num_pages == pages_for(tokens) == -(-tokens // PAGE_LENGTH)
+    assert cache.keys[0].shape == cache.values[0].shape == (cache.num_pages, 2, PAGE_LENGTH, 16)
+    assert cache.bytes_per_token() == 2 * 2 * 16 * 4

@@ -1,0 +1,171 @@
+"""Tokenizer files of both kinds, and chat templates."""
+
+import json
+
+import pytest
+import tokenizers
+from checkpoints import EOS, MASK, config_dict, write_checkpoint, write_tokenizer
+
+from edlm_engine import CheckpointError, Engine
+from edlm_engine.tokenizer import load_chat_template, load_tokenizer
+
+MESSAGES = [{"role": "user", "content": "w5 <b>"}]
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant{{ eos_token }}{% endif %}"
+)
+
+
+def write_config(folder, **config):
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_model(tmp_path_factory):
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    text = ["the cat sat on the mat", "a block of masks turns into text", "numbers 0123456789"] * 20
+    (folder / "text").write_text("\n".join(text))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"), model_prefix=str(folder / "tokenizer"), vocab_size=300, model_type="bpe",
+        byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    return (folder / "tokenizer.model").read_bytes()
+
+
+def test_json_tokenizer(tmp_path):
+    write_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("w7 w8 nonsense") == [7, 8, 0]
+    assert tokenizer.decode([7, EOS, 8, MASK]) == "w7 w8"  # special tokens are no text
+    assert tokenizer.piece(MASK) == f"w{MASK}"
+    assert tokenizer.vocab_size == 128
+
+
+def test_truncation_and_padding_of_the_file_are_ignored(tmp_path):
+    write_tokenizer(tmp_path)
+    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=8)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).encode("w1 w2 w3 w4 w5 w6") == [1, 2, 3, 4, 5, 6]
+    assert load_tokenizer(tmp_path).encode("w1") == [1]
+
+
+@pytest.mark.parametrize("name", ("tokenizer.json", "tokenizer.model"))
+def test_unreadable_file(tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=f"{name}: cannot be read as a"):
+        load_tokenizer(tmp_path)
+
+
+def test_sentencepiece(tmp_path, sentencepiece_model):
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model)
+    tokenizer = load_tokenizer(tmp_path)
+    ids = tokenizer.encode("the cat 3 €")
+    assert tokenizer.decode(ids) == "the cat 3 €"
+    assert tokenizer.decode([1, *ids, 2]) == "the cat 3 €"  # bos and eos are no text
+    assert tokenizer.decode([*ids, tokenizer.vocab_size + 5]) == "the cat 3 €"  # rows of a padded embedding
+    assert "\u2581" not in "".join(map(tokenizer.piece, ids)) and tokenizer.piece(10**6) == ""
+    assert tokenizer.decode(ids[:-1]).endswith("\ufffd")  # what the transcript holds back
+    write_config(tmp_path, add_bos_token=True)
+    assert load_tokenizer(tmp_path).encode("the cat 3 €") == [1, *ids]
+
+
+def test_sentencepiece_checkpoint_generates(tmp_path, sentencepiece_model):
+    config = config_dict(vocab_size=320, mask_token_id=319, eos_token_id=2)
+    folder = write_checkpoint(tmp_path / "checkpoint", config, tokenizer=False)
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model)
+    with Engine(folder) as engine:
+        result = engine.generate("the cat", max_new_tokens=10)
+        assert result.prompt_token_ids == engine.tokenizer.encode("the cat")
+        assert result.text and result.text == engine.tokenizer.decode(result.token_ids)
+
+
+def test_no_tokenizer(tmp_path):
+    assert load_tokenizer(tmp_path) is None
+    assert load_chat_template(tmp_path) is None
+
+
+@pytest.mark.parametrize("place", ("jinja", "config", "list"))
+def test_chat_template_is_rendered(tmp_path, place):
+    eos = {"content": "</s>", "special": True}
+    named = [{"name": "tools", "template": "x"}, {"name": "default", "template": TEMPLATE}]
+    template = {"jinja": "never used", "config": TEMPLATE, "list": named}[place]
+    write_config(tmp_path, eos_token=eos, bos_token=None, chat_template=template)
+    if place == "jinja":
+        (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
+    assert load_chat_template(tmp_path).render(MESSAGES) == "user: w5 <b>\nassistant</s>"
+
+
+def template(folder, source: str):
+    (folder / "chat_template.jinja").write_text(source)
+    return load_chat_template(folder)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__class__.__base__ }}",
+        "{{ raise_exception.__globals__.items() }}",
+        "{{ messages.append(1) }}",
+        "{{ ''|attr('__class__') }}{{ (''|attr('__class__')).__mro__ }}",
+        "{{ 'x{0.__class__.__mro__}'.format(messages) }}",
+    ],
+)
+def test_sandbox_refuses(tmp_path, source):
+    with pytest.raises(ValueError, match=r"refuses these messages: .*unsafe"):
+        template(tmp_path, source).render(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "refuses these messages: roles must alternate"),
+        ("{{ 1 / 0 }}", "refuses these messages: division by zero"),
+        ("{{ messages[0].content + 1 }}", "refuses these messages: can only concatenate str"),
+        ("{% for i in range(10**9) %}{% endfor %}", "refuses these messages: Range too big"),
+    ],
+)
+def test_template_that_raises(tmp_path, source, message):
+    with pytest.raises(ValueError, match=rf"chat_template\.jinja: the chat template {message}"):
+        template(tmp_path, source).render(MESSAGES)
+
+
+def test_template_with_a_syntax_error(tmp_path):
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja: chat template, line 2: "):
+        template(tmp_path, "fine\n{% if %}")
+
+
+def test_template_with_break(tmp_path):
+    source = "{% for m in messages %}{{ m.role }}{% break %}{% endfor %}"
+    assert template(tmp_path, source).render(MESSAGES * 2) == "user"
+
+
+@pytest.mark.parametrize(
+    ("messages", "where"),
+    [
+        (["hello"], r"messages\[0\] must have 'role' and 'content', got 'hello'"),
+        (
+            [*MESSAGES, {"role": "user"}],
+            r"messages\[1\] must have 'role' and 'content'",
+        ),
+        ("hello", r"messages\[0\] must have 'role' and 'content', got 'h'"),
+    ],
+)
+def test_malformed_messages(tmp_path, messages, where):
+    with pytest.raises(ValueError, match=where):
+        template(tmp_path, TEMPLATE).render(messages)
+
+
+def test_engine_chat(tmp_path):
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    with Engine(folder) as engine, pytest.raises(ValueError, match="has no chat template; use generate"):
+        engine.chat(MESSAGES)
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }} w9")
+    with Engine(folder) as engine:
+        result = engine.chat([{"role": "user", "content": "w5"}], max_new_tokens=4)
+        assert result.prompt_token_ids == [5, 9]
+        assert result.token_ids == engine.generate([5, 9], max_new_tokens=4).token_ids
