@@ -24,11 +24,13 @@ class TrainConfig:
 
     steps: optimizer steps. rows, length: a batch is `rows` packed rows of `length` tokens. learning_rate:
     AdamW's peak, cosine-decayed to `final_learning_rate` after a linear warm-up over `warmup_steps`.
-    optimizer: "adamw" (the paper's), or "muon": Muon at `muon_learning_rate` (same schedule) for the
-    matrices of the layers, AdamW for the rest. gradient_clip: largest norm of the whole gradient.
-    prompt_weight: loss weight of prompt tokens, where data tells them apart. bf16: bf16 autocast over fp32
-    weights. compile: torch.compile the forward. device: "auto" is CUDA if there is one. seed: of the data's
-    order and all noise. checkpoint_every: steps between two saves of the whole state.
+    cosine_steps: where the cosine reaches its end, None for `steps`; over the last `cooldown_steps` the rate
+    goes linearly to the final one, so a run may end before its cosine. optimizer: "adamw" (the paper's), or
+    "muon": Muon at `muon_learning_rate` (same schedule) for the matrices of the layers, AdamW for the rest.
+    gradient_clip: largest norm of the whole gradient. prompt_weight: loss weight of prompt tokens, where data
+    tells them apart. bf16: bf16 autocast over fp32 weights. compile: torch.compile the forward. device:
+    "auto" is CUDA if there is one. seed: of the data's order and all noise. checkpoint_every: steps between
+    two saves of the whole state.
     """
 
     steps: int = 1000
@@ -37,6 +39,8 @@ class TrainConfig:
     learning_rate: float = 1e-5
     final_learning_rate: float = 0.0
     warmup_steps: int = 0
+    cosine_steps: int | None = None
+    cooldown_steps: int = 0
     optimizer: str = "adamw"
     muon_learning_rate: float = 0.02
     weight_decay: float = 0.0
@@ -52,6 +56,11 @@ class TrainConfig:
         for name in ("steps", "rows", "length", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.cooldown_steps <= self.steps - self.warmup_steps:
+            raise ValueError(
+                f"cooldown_steps must be in 0 … steps - warmup_steps ({self.steps - self.warmup_steps}), "
+                f"got {self.cooldown_steps}"
+            )
         if self.optimizer not in ("adamw", "muon"):
             raise ValueError(f"optimizer must be 'adamw' or 'muon', got {self.optimizer!r}")
         if not 0 <= self.final_learning_rate <= self.learning_rate:
@@ -68,13 +77,17 @@ class TrainConfig:
 
 
 def rate(config: TrainConfig, step: int) -> float:
-    """Learning rate of a step as a share of the peak: linear warm-up, then half a cosine to the final
-    rate."""
+    """Learning rate of a step as a share of the peak: warm-up, cosine, cooldown, as `TrainConfig` says."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     final = config.final_learning_rate / config.learning_rate
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+    cooldown_from = config.steps - config.cooldown_steps
+    span = max(1, (config.cosine_steps or config.steps) - config.warmup_steps)
+    done = min(1.0, (min(step, cooldown_from) - config.warmup_steps) / span)
+    share = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * done))
+    if step > cooldown_from:
+        share = final + (share - final) * (config.steps - step) / config.cooldown_steps
+    return share
 
 
 def optimizers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:

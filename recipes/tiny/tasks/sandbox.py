@@ -1,4 +1,4 @@
-"""Run generated Python in a subprocess with limits on time, memory, files and processes."""
+"""Run generated Python in a subprocess with limits on time and memory, without imports or files."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ import sys
 
 CPU_SECONDS = 2
 MEMORY_BYTES = 512 << 20
+BUILTINS = (
+    "abs all any bool dict enumerate float int len list max min range reversed round sorted str sum tuple zip"
+)
 
 # The child sets its own limits before it reads the code, so nothing generated runs outside them.
 CHILD = f"""
-import json, resource, sys
+import builtins, json, resource, sys
 resource.setrlimit(resource.RLIMIT_CPU, ({CPU_SECONDS}, {CPU_SECONDS}))
 resource.setrlimit(resource.RLIMIT_AS, ({MEMORY_BYTES}, {MEMORY_BYTES}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 resource.setrlimit(resource.RLIMIT_NOFILE, (8, 8))
+allowed = {{name: getattr(builtins, name) for name in "{BUILTINS}".split()}}
 results = []
 for code, name, inputs in json.load(sys.stdin):
     try:
-        scope = {{}}
+        scope = {{"__builtins__": allowed}}
         exec(code, scope)
         results.append([scope[name](value) for value in inputs])
     except Exception:

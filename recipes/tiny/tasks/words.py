@@ -15,7 +15,9 @@ CITIES = (
     "Oslo Paris Lima Cairo Berlin Tokyo Madrid Vienna Dublin Athens Lagos Seoul Delhi Quito Prague Warsaw "
     "Lisbon Zurich Milan Boston Denver Sydney Nairobi Hanoi"
 ).split()
-JOBS = "nurse baker pilot teacher farmer lawyer painter chemist plumber singer writer tailor dentist judge".split()
+JOBS = (
+    "nurse baker pilot teacher farmer lawyer painter chemist plumber singer writer tailor dentist judge"
+).split()
 COLOURS = "red blue green black white yellow purple orange brown grey".split()
 ITEMS = (
     "lamp chair table kettle jacket guitar helmet basket mirror blanket camera bottle ladder pillow".split()
