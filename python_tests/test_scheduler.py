@@ -1,0 +1,221 @@
+"""Random requests through the scheduler, with a runner that commits at random positions."""
+
+import random
+from concurrent.futures import CancelledError
+
+import pytest
+import torch
+from checkpoints import config_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edlm_engine import NumericalError, SamplingParams
+from edlm_engine.decoding.block_state import BlockState
+from edlm_engine.kv_cache import PAGE_LENGTH, PagedKVCache
+from edlm_engine.models.config import DecodingConfig
+from edlm_engine.models.families import read_config
+from edlm_engine.scheduler import Request, Scheduler
+from edlm_engine.transcript import Transcript
+
+CONFIG = read_config(config_dict(num_hidden_layers=1), "config.json")[0]
+EOS, MASK = 126, 127
+
+
+class FakeRunner:
+    """Checks each forward against a shadow of the cache, then commits random positions.
+
+    written: (page, offset) -> the token whose key and value lie there, None while noisy.
+    """
+
+    def __init__(self, scheduler: Scheduler, seed: int):
+        self.scheduler, self.cache, self.state = scheduler, scheduler.cache, scheduler.state
+        self.rng, self.written = random.Random(seed), {}
+        self.committed: dict[Request, dict[int, int]] = {}
+
+    def step(self, inputs):
+        owner = {sequence.slot: sequence for sequence in self.scheduler.running}
+        rows = list(
+            zip(inputs.slots.tolist(), inputs.positions.tolist(), inputs.token_ids.tolist(), strict=True)
+        )
+        assert len({row[:2] for row in rows}) == len(rows), "a position has two rows"
+        for slot, position, token in rows:
+            known = owner[slot].tokens
+            clean = position < len(known)
+            assert not clean or token == known[position]
+            self.written[self.address(slot, position)] = token if clean else None
+        for slot, start, length, kv_len, _, row in inputs.query_blocks.tolist():
+            assert rows[row][:2] == (slot, start) and rows[row + length - 1][:2] == (slot, start + length - 1)
+            for position in range(min(kv_len, len(owner[slot].tokens))):
+                assert self.written[self.address(slot, position)] == owner[slot].tokens[position]
+        for slot, first in enumerate(inputs.first_row.tolist()):
+            if first >= 0:
+                self.commit(owner[slot], inputs, first)
+
+    def address(self, slot: int, position: int) -> tuple[int, int]:
+        page = int(self.cache.page_table[slot, position // PAGE_LENGTH])
+        assert page >= 0, "no page for this position"
+        return page, position % PAGE_LENGTH
+
+    def commit(self, sequence, inputs, first: int):
+        host, slot = self.state.host, sequence.slot
+        masked = host.masked[slot].nonzero()[0]
+        wanted = slice(first, first + len(masked))
+        assert set(inputs.head_slots[wanted].tolist()) == {slot}
+        assert inputs.head_positions[wanted].tolist() == (sequence.block_start + masked).tolist()
+        chosen = self.rng.sample(masked.tolist(), self.rng.randint(1, len(masked)))
+        done = self.committed.setdefault(sequence.request, {})
+        for j in chosen:
+            host.tokens[slot, j], host.masked[slot, j] = self.rng.choice([*range(1, 20), EOS]), 0
+            host.confidence[slot, j], host.commit_step[slot, j] = self.rng.random(), host.step[slot]
+            position = sequence.generated + j
+            assert position not in done, "committed twice"
+            done[position] = int(host.tokens[slot, j])
+        host.num_masked[slot] -= len(chosen)
+        host.step[slot] += 1
+        host.status[slot] = int(host.num_masked[slot] == 0)
+
+
+def build(seed=0, *, prefill="block_causal", block_length=8, shift=False, fused=True, max_rows=64, slots=3,
+          tokens=512):  # fmt: skip
+    decoding = DecodingConfig(MASK, (EOS,), block_length, prefill, shift)
+    cache = PagedKVCache(CONFIG, tokens, slots, torch.float32)
+    state = BlockState(slots, block_length, MASK)
+    scheduler = Scheduler(cache, state, decoding, fused_commit=fused, max_rows=max(max_rows, block_length))
+    return scheduler, FakeRunner(scheduler, seed)
+
+
+def request(prompt: int, new: int, **options) -> Request:
+    params = SamplingParams(max_new_tokens=new, **options)
+    return Request([i % 100 for i in range(prompt)], params, 0, Transcript(params, (EOS,), None))
+
+
+def run(scheduler, runner, arrivals, *, cancellations=(), on_step=lambda: None, limit=4000) -> list[Request]:
+    """Step until nothing is left; returns the requests in the order of their admission.
+
+    arrivals, cancellations: (step, request) pairs.
+    """
+    admitted, step = [], 0
+    while step <= max([s for s, _ in arrivals], default=0) or scheduler.waiting or scheduler.running:
+        assert step < limit, "does not terminate"
+        scheduler.waiting.extend(r for s, r in arrivals if s == step)
+        for when, cancelled in cancellations:
+            cancelled.cancelled |= when == step
+        scheduler.drop_cancelled()
+        scheduler.admit()
+        admitted += [s.request for s in scheduler.running if s.request not in admitted]
+        if scheduler.running:
+            runner.step(scheduler.layout())
+            scheduler.advance()
+        on_step()
+        step += 1
+    return admitted
+
+
+sizes = st.tuples(st.integers(1, 150), st.integers(1, 80), st.integers(0, 10), st.none() | st.integers(0, 30))
+
+
+@given(
+    st.lists(sizes, min_size=1, max_size=8), st.sampled_from(["block_causal", "bidirectional", "causal"]),
+    st.sampled_from([1, 4, 16, 33]), st.booleans(), st.booleans(), st.integers(0, 2**32),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_any_requests(requests, prefill, block_length, fused, shift, seed):
+    scheduler, runner = build(seed, prefill=prefill, block_length=block_length, fused=fused, shift=shift)
+    every = [
+        (arrival, request(prompt, new, ignore_eos=bool(new % 2))) for prompt, new, arrival, _ in requests
+    ]
+    leaving = [(end, r) for (_, r), (*_, end) in zip(every, requests, strict=True) if end is not None]
+    admitted = run(scheduler, runner, every, cancellations=leaving)
+
+    assert scheduler.cache.free_tokens == 512 and not scheduler.running and not scheduler.waiting
+    assert sorted(scheduler.cache._free_slots) == [0, 1, 2]
+    order = [r for _, r in sorted(every, key=lambda pair: pair[0])]
+    assert admitted == [r for r in order if r in admitted], "not first come, first served"
+    for _, r in every:
+        if r.cancelled and (r.future.cancelled() or r.future.exception()):
+            continue
+        result, committed = r.future.result(timeout=0), runner.committed[r]
+        assert result.token_ids == [committed[i] for i in range(len(result.token_ids))]
+        assert len(result.confidences) == len(result.commit_steps) == len(result.token_ids)
+        assert result.finish_reason == "eos" or len(result.token_ids) == r.params.max_new_tokens
+        assert (EOS in result.token_ids[:-1]) <= r.params.ignore_eos
+
+
+def test_admission_waits_for_pages_and_keeps_its_order():
+    """A small request behind a big one waits, though it would fit: else the big one might never run."""
+    scheduler, runner = build(tokens=256)
+    first, big, small = request(100, 28, ignore_eos=True), request(190, 60, ignore_eos=True), request(1, 1)
+    assert run(scheduler, runner, [(0, first), (0, big), (0, small)]) == [first, big, small]
+    assert big.future.result().token_ids and small.future.result().token_ids
+
+
+def test_sequences_join_between_steps():
+    """No waiting for the slowest: what comes later runs beside what has begun."""
+    scheduler, runner = build()
+    together, counts = [], lambda: together.append(len(scheduler.running))
+    long, short = request(5, 60, ignore_eos=True), request(5, 2, ignore_eos=True)
+    run(scheduler, runner, [(0, long), (3, short)], on_step=counts)
+    assert together[2] == 1 and together[3] >= 1 and max(together) == 2
+    assert short.future.result().nfe < long.future.result().nfe
+
+
+def test_cancelled_in_every_phase():
+    scheduler, runner = build(slots=1)
+    running, waiting = request(150, 40), request(5, 5)
+    run(scheduler, runner, [(0, running), (0, waiting)], cancellations=[(1, running), (1, waiting)])
+    assert isinstance(running.future.exception(timeout=0), CancelledError)
+    assert waiting.future.cancelled() and waiting not in runner.committed
+
+
+def test_cancelled_future_is_never_admitted():
+    """asyncio cancels the future itself, maybe before the engine has seen the request."""
+    scheduler, runner = build()
+    gone = request(5, 5)
+    assert gone.future.cancel()
+    assert run(scheduler, runner, [(0, gone)]) == []
+    assert scheduler.cache.free_tokens == 512
+
+
+def broken(*args):
+    raise RuntimeError("broken listener")
+
+
+def test_one_listener_that_raises_takes_no_other_down():
+    for where in ("step", "end"):
+        scheduler, runner = build()
+        bad, good = request(5, 40, ignore_eos=True), request(5, 40, ignore_eos=True)
+        bad.on_chunk = lambda chunk, where=where: broken() if (where == "step" or chunk.generation) else None
+        run(scheduler, runner, [(0, bad), (0, good)])
+        with pytest.raises(RuntimeError, match="broken listener"):
+            bad.future.result(timeout=0)
+        assert len(good.future.result(timeout=0).token_ids) == 40
+        assert scheduler.cache.free_tokens == 512
+
+
+def test_numbers_that_are_none_fail_that_request_alone():
+    scheduler, runner = build()
+    bad, good = request(5, 40, ignore_eos=True), request(5, 40, ignore_eos=True)
+    commit = runner.commit
+
+    def poisoned(sequence, inputs, first):
+        if sequence.request is bad:
+            scheduler.state.host.status[sequence.slot] = -1
+        else:
+            commit(sequence, inputs, first)
+
+    runner.commit = poisoned
+    run(scheduler, runner, [(0, bad), (0, good)])
+    assert isinstance(bad.future.exception(timeout=0), NumericalError)
+    assert len(good.future.result(timeout=0).token_ids) == 40
+
+
+def test_forwards_are_counted_by_purpose():
+    """40 prompt rows in forwards of 16; blocks of 8 committed one step at a time or fused."""
+    for fused, prefill, commit in ((True, 2, 0), (False, 3, 2)):
+        scheduler, runner = build(fused=fused, max_rows=16)
+        r = request(40, 24, ignore_eos=True)
+        run(scheduler, runner, [(0, r)])
+        result = r.future.result()
+        assert (result.forwards.prefill, result.forwards.commit) == (prefill, commit)
+        assert result.nfe == result.forwards.denoising + commit
+        assert result.tokens_per_forward == 24 / result.nfe
