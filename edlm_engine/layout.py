@@ -16,7 +16,7 @@ class ForwardBuilder:
         self._tokens: list[np.ndarray] = []
         self._slots: list[np.ndarray] = []
         self._positions: list[np.ndarray] = []
-        self._blocks: list[tuple] = []
+        self._blocks: list[np.ndarray] = []
         self._head_rows: list[np.ndarray] = []
         self._head_slots: list[np.ndarray] = []
         self._head_positions: list[np.ndarray] = []
@@ -26,7 +26,7 @@ class ForwardBuilder:
     def add(self, block: QueryBlock, tokens) -> int:
         """Add a query block; returns its first row."""
         row = self.rows
-        self._blocks.append((*block, row))
+        self._blocks.append(np.array((*block, row), np.int32))
         self._tokens.append(np.asarray(tokens, np.int32))
         self._slots.append(np.full(block.length, block.slot, np.int32))
         self._positions.append(np.arange(block.start, block.start + block.length, dtype=np.int32))
@@ -37,25 +37,22 @@ class ForwardBuilder:
         """Ask for the statistics of `rows`, which predict the tokens at `positions`, ascending, of `slot`."""
         self._first_row[slot] = self._heads
         self._heads += len(rows)
-        self._head_rows.append(rows)
-        self._head_slots.append(np.full(len(rows), slot))
-        self._head_positions.append(positions)
+        self._head_rows.append(rows.astype(np.int32))
+        self._head_slots.append(np.full(len(rows), slot, np.int32))
+        self._head_positions.append(positions.astype(np.int32))
 
-    def build(self) -> ForwardInputs:
-        return ForwardInputs(
-            token_ids=_int32(np.concatenate(self._tokens)),
-            slots=_int32(np.concatenate(self._slots)),
-            positions=_int32(np.concatenate(self._positions)),
-            query_blocks=_int32(np.array(self._blocks)),
-            head_rows=_int32(np.concatenate([*self._head_rows, []])),
-            head_slots=_int32(np.concatenate([*self._head_slots, []])),
-            head_positions=_int32(np.concatenate([*self._head_positions, []])),
-            first_row=torch.from_numpy(self._first_row),
-        )
-
-
-def _int32(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(array.astype(np.int32))
+    def build(self, device="cpu") -> ForwardInputs:
+        """The collected rows as tensors; on a GPU they arrive in one copy."""
+        groups = [
+            self._tokens, self._slots, self._positions, self._blocks,
+            self._head_rows, self._head_slots, self._head_positions, [self._first_row],
+        ]  # fmt: skip
+        sizes = [sum(array.size for array in group) for group in groups]
+        flat = torch.from_numpy(np.concatenate([array for group in groups for array in group]))
+        if device != "cpu":
+            flat = flat.pin_memory().to(device, non_blocking=True)
+        parts = flat.split(sizes)
+        return ForwardInputs(*parts[:3], parts[3].view(-1, 6), *parts[4:])
 
 
 def prompt_blocks(

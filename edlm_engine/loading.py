@@ -92,7 +92,7 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     slots = options.max_batch_size
     tokens = options.kv_cache_tokens or default_cache_tokens(config, slots, _DTYPES[dtype])
     cache = PagedKVCache(config, tokens, slots, _DTYPES[dtype], device)
-    state = BlockState(slots, decoding.block_length, decoding.mask_token_id)
+    state = BlockState(slots, decoding.block_length, decoding.mask_token_id, device)
     rows = max(MAX_PROMPT_ROWS, decoding.block_length)
     scheduler = Scheduler(cache, state, decoding, fused_commit=options.fused_commit, max_rows=rows)
     loop = EngineLoop(scheduler, Runner(transformer, cache, state), options.num_threads)

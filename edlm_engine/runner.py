@@ -18,10 +18,12 @@ class Runner:
 
     def step(self, inputs: ForwardInputs):
         """Run all rows of `inputs`; the slots that denoise have new tokens in the block state afterwards."""
+        self.state.upload()
         hidden = self.model.forward(inputs, self.cache)
         if len(hidden):
             ids, stats = self._row_stats(hidden, inputs)
             commit_confident(self.state, ids, stats, inputs.first_row)
+            self.state.download()
 
     def _row_stats(self, hidden: torch.Tensor, inputs: ForwardInputs):
         state = self.state

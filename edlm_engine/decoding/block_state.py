@@ -25,23 +25,43 @@ _PER_SLOT = {
     "top_p": torch.float32,
     "seed": torch.int64,
 }
+_ALIGNMENT = 64
 
 
 class BlockState:
     """One row per cache slot: per-position tensors are [slots, block_length], per-slot ones [slots].
 
-    Every tensor is an attribute under its name above; `host` has the same names as numpy arrays over the
-    same memory, for code that looks at single elements.
+    Every tensor is an attribute under its name above, and `host` has the same names as numpy arrays, for
+    code that looks at single elements. All of them lie in one buffer: on a GPU, upload() and download() move
+    it whole; on the CPU tensors and arrays are the same memory.
     """
 
-    def __init__(self, slots: int, block_length: int, mask_token_id: int | None):
+    def __init__(self, slots: int, block_length: int, mask_token_id: int | None, device="cpu"):
         self.mask_token_id = mask_token_id
         self.host = SimpleNamespace()
         shapes = dict.fromkeys(_PER_POSITION, (slots, block_length)) | dict.fromkeys(_PER_SLOT, (slots,))
+        ends, size = {}, 0
         for name, dtype in (_PER_POSITION | _PER_SLOT).items():
-            tensor = torch.zeros(shapes[name], dtype=dtype)
-            setattr(self, name, tensor)
-            setattr(self.host, name, tensor.numpy())
+            begin = -(-size // _ALIGNMENT) * _ALIGNMENT
+            ends[name] = (begin, size := begin + math.prod(shapes[name]) * dtype.itemsize)
+        self._device = torch.zeros(size, dtype=torch.uint8, device=device)
+        self._host = self._device
+        if self._device.device.type != "cpu":
+            self._host = torch.zeros(size, dtype=torch.uint8, pin_memory=True)
+        for name, dtype in (_PER_POSITION | _PER_SLOT).items():
+            begin, end = ends[name]
+            setattr(self, name, self._device[begin:end].view(dtype).view(shapes[name]))
+            setattr(self.host, name, self._host[begin:end].view(dtype).view(shapes[name]).numpy())
+
+    def upload(self):
+        """Make the device see what was written through `host`."""
+        if self._host is not self._device:
+            self._device.copy_(self._host, non_blocking=True)
+
+    def download(self):
+        """Make `host` show what the kernels wrote; waits for them."""
+        if self._host is not self._device:
+            self._host.copy_(self._device)
 
     def begin_request(self, slot: int, params: SamplingParams, seed: int):
         host = self.host
