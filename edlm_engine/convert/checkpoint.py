@@ -126,6 +126,7 @@ def replace_file(path: Path, write) -> None:
     """Call write(temporary path), then rename it to `path`, so that `path` is never half written."""
     temporary = path.with_name(path.name + ".tmp")
     write(temporary)
+    temporary.chmod(0o644)
     os.replace(temporary, path)
 
 

@@ -1,7 +1,8 @@
 """The paper's ablations at this scale: short conversions of the same base, same tokens, same seed.
 
-Table 1: attention pattern, clean context, token shift (uniform masking). Table 2: uniform against position-dependent
-masking along the accuracy-TPF curve. Fig. 3: training block against evaluation block (uniform masking).
+Table 1: attention pattern, clean context, token shift (uniform masking). Table 2: uniform against
+position-dependent masking along the accuracy-TPF curve. Fig. 3: training block against evaluation block
+(uniform masking).
 """
 
 from __future__ import annotations

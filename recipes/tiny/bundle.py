@@ -36,9 +36,8 @@ def examples(folder: Path, each: int = 2) -> list[dict]:
     prompts = [tokenizer.encode(problem.prompt).ids for problem in problems]
     how = Decoding(config["block_size"], 0.9)
     outputs, _ = generate(model.eval(), prompts, config["mask_token_id"], config["eos_token_id"], how)
-    texts = [
-        tokenizer.decode([token for token in output if token != config["eos_token_id"]]) for output in outputs
-    ]
+    eos = config["eos_token_id"]
+    texts = [tokenizer.decode([token for token in output if token != eos]) for output in outputs]
     right = [problem for problem, text in zip(problems, texts, strict=True) if text == problem.completion]
     chosen = []
     for task in dict.fromkeys(problem.task for problem in problems):
@@ -68,10 +67,10 @@ CARD = """# {name}
 
 {what} It was made by `recipes/tiny` of edlm_engine, from seed 0, on two CPU cores.
 
-- **Size**: {parameters:,} parameters; {layers} layers, hidden size {hidden}, {heads} query and {kv} key/value heads of
-  {head_dim}, tied head, vocabulary of {vocab} (byte-level BPE, digits alone); {megabytes:.1f} MB in bf16.
-- **Data**: synthetic problems: arithmetic word problems worked step by step, small Python functions from a docstring, JSON
-  extraction from a sentence, list operations. It knows nothing else.
+- **Size**: {parameters:,} parameters; {layers} layers, hidden size {hidden}, {heads} query and {kv} key/value
+  heads of {head_dim}, tied head, vocabulary of {vocab} (byte-level BPE, digits alone); {megabytes:.1f} MB in bf16.
+- **Data**: synthetic problems: arithmetic word problems worked step by step, small Python functions from a
+  docstring, JSON extraction from a sentence, list operations. It knows nothing else.
 - **Prompt**: `Q: <message>\\nA: `, which is also the chat template. `examples.json` has some.
 - **Licence**: as the package.
 {accuracy}"""
@@ -84,8 +83,8 @@ def card(name: str, what: str, final: dict | None) -> None:
     if final:
         error = 100 * (final["base"]["exact"] * (1 - final["base"]["exact"]) / final["count"]) ** 0.5
         accuracy = (
-            f"\nExact answers in percent on {final['count']} held-out problems (standard error of the total "
-            f"{error:.1f}); TPF is tokens per denoising forward:\n\n{score_table(final)}\n"
+            f"\nExact answers in percent on {final['count']} held-out problems (standard error of the base's "
+            f"total {error:.1f} points); TPF is tokens per denoising forward:\n\n{score_table(final)}\n"
         )
     text = CARD.format(
         name=name,
@@ -113,6 +112,6 @@ def bundle(work: Path, results: Path) -> None:
     path = results / "final.json"
     final = json.loads(path.read_text()) if path.is_file() else None
     block = json.loads((work / "converted" / "config.json").read_text())["block_size"]
-    what = f"A block-diffusion language model (block length {block}), converted from `edlm-tiny-ar` by the recipe of"
-    card("edlm-tiny", f"{what} Efficient-DLM (arXiv 2512.14067).", final)
+    what = f"A block-diffusion language model (block length {block}), converted from `edlm-tiny-ar` by the"
+    card("edlm-tiny", f"{what} recipe of Efficient-DLM (arXiv 2512.14067).", final)
     card("edlm-tiny-ar", "The autoregressive Qwen3-shaped base of `edlm-tiny`.", final)

@@ -18,7 +18,8 @@ MAX_NEW_TOKENS = 80
 
 
 def engine_accuracy(engine: Engine, problems: list[tasks.Problem], threshold: float | None) -> dict:
-    """{"exact", "tpf", "count", "seconds", "tasks"}; tpf is generated tokens over denoising forwards, prompts apart."""
+    """{"exact", "tpf", "count", "seconds", "tasks"}; tpf is generated tokens over denoising forwards,
+    prompts apart."""
     start = time.perf_counter()
     outputs = engine.generate(
         [p.prompt for p in problems], threshold=threshold, max_new_tokens=MAX_NEW_TOKENS
@@ -37,7 +38,8 @@ def engine_accuracy(engine: Engine, problems: list[tasks.Problem], threshold: fl
 
 
 def evaluate_all(work: Path, results: Path, count: int = COUNT) -> None:
-    """results/final.json: the AR base, then the converted model at one token per forward and at each threshold."""
+    """results/final.json: the AR base, then the converted model at one token per forward and at each
+    threshold."""
     problems = sample(count)
     found = {
         "count": count,

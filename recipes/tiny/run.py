@@ -1,20 +1,16 @@
 """From a seed to the bundled model: python recipes/tiny/run.py --all, or any of its stages by name.
 
-Stages, in order: data, base, convert, evaluate, bundle, ablate, plot. Each skips what is done and goes on where it was
-stopped. Everything it makes on the way is in recipes/tiny/work/.
+Stages, in order: data, base, convert, evaluate, bundle, ablate, plot. Each skips what is done and goes on
+where it was stopped. Everything it makes on the way is in recipes/tiny/work/.
 """
 
-from __future__ import annotations
+import edlm_engine  # noqa: F401 (it sets OpenMP's wait policy, which counts only before torch is loaded)
+
+# isort: split
 
 import argparse
-import os
-import sys
 import time
 from pathlib import Path
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import ablate
 import base
@@ -28,6 +24,7 @@ from tokenizers import Tokenizer
 from edlm_engine.convert import ConversionConfig, convert
 from edlm_engine.convert.train import TrainConfig
 
+HERE = Path(__file__).resolve().parent
 WORK, RESULTS = HERE / "work", HERE / "results"
 BASE_TRAINING = TrainConfig(
     steps=3000,
