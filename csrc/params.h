@@ -1,5 +1,5 @@
 // What every op hands to its kernels: plain pointers and sizes, shared by CPU, CUDA and host simulation.
-// All arrays are dense and row-major; shapes stand in comments. T is float or bf16, as `dtype` says.
+// All arrays are dense and row-major; shapes stand in comments. T is float, bf16 or (CUDA only) f16, as `dtype` says.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +10,11 @@ struct bf16 {
   std::uint16_t bits;
 };
 
-enum class DType : std::int32_t { f32, bf16 };
+struct f16 {
+  std::uint16_t bits;
+};
 
-constexpr std::int64_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+enum class DType : std::int32_t { f32, bf16, f16 };
 
 struct RmsNormParams {
   DType dtype;
@@ -74,6 +76,11 @@ struct BlockAttentionParams {
   const AttentionTile* tiles; // the work items
   PagedCache cache;
   void* out;                  // T [rows, heads, head_dim]
+  // CUDA only:
+  std::int64_t rows, num_blocks;
+  std::int32_t row_tile, splits, stages; // attention_plan() in plan.h
+  float* partial_out;         // [splits, rows, heads, head_dim], null with one split, and so the next
+  float* partial_max_sum;     // [splits, rows, heads, 2]
 };
 
 // Mergeable statistics of some logits z of one row, m = z1 being their maximum.
@@ -103,6 +110,7 @@ struct RowStatsParams {
   float* const* logits;          // [rows]: a row's [vocab] scratch, null where nothing is filtered
   std::int32_t* ids;             // [rows, 2]: argmax, chosen
   float* stats;                  // [rows, 5]: p1, p2, entropy, log-sum-exp, p(chosen)
+  const void* all_logits;        // CUDA only, in place of hidden, weight and logits: T [rows, vocab]
 };
 
 struct UnmaskParams {
