@@ -22,7 +22,7 @@ EXAMPLES_SEED = 7
 def copy(source: Path, name: str) -> None:
     size = (source / "model.safetensors").stat().st_size
     if size >= LIMIT:
-        raise ValueError(f"{source}: model.safetensors has {size} bytes; the package takes less than {LIMIT}")
+        raise ValueError(f"{source}: model.safetensors has {size} bytes, over the limit of {LIMIT}")
     (ASSETS / name).mkdir(parents=True, exist_ok=True)
     for file in FILES:
         replace_file(ASSETS / name / file, lambda path, file=file: shutil.copyfile(source / file, path))
@@ -68,7 +68,7 @@ CARD = """# {name}
 {what} It was made by `recipes/tiny` of edlm_engine, from seed 0, on two CPU cores.
 
 - **Size**: {parameters:,} parameters; {layers} layers, hidden size {hidden}, {heads} query and {kv} key/value
-  heads of {head_dim}, tied head, vocabulary of {vocab} (byte-level BPE, digits alone); {megabytes:.1f} MB in bf16.
+  heads of {head_dim}, tied head, vocabulary of {vocab} (byte-level BPE); {megabytes:.1f} MB in bf16.
 - **Data**: synthetic problems: arithmetic word problems worked step by step, small Python functions from a
   docstring, JSON extraction from a sentence, list operations. It knows nothing else.
 - **Prompt**: `Q: <message>\\nA: `, which is also the chat template. `examples.json` has some.
@@ -103,7 +103,7 @@ def card(name: str, what: str, final: dict | None) -> None:
 
 
 def bundle(work: Path, results: Path) -> None:
-    """edlm_engine/assets/edlm-tiny and edlm-tiny-ar; the cards have the accuracies once `evaluate` has run."""
+    """assets/edlm-tiny and assets/edlm-tiny-ar; the cards have the accuracies once `evaluate` has run."""
     copy(work / "converted", "edlm-tiny")
     copy(work / "base", "edlm-tiny-ar")
     chosen = examples(work / "converted")

@@ -80,13 +80,10 @@ def generate(
         masked = (part == mask_id) & (at >= length) & (at < end[rows])
         current = blocks[rows].masked_fill(~masked, torch.iinfo(torch.long).max).min(1, keepdim=True).values
         active = masked & (blocks[rows] == current)
-        width = total if how.bidirectional else int(active.nonzero()[:, 1].max()) + 1
-        seen = at[:width] < end[rows] if how.bidirectional else blocks[rows, :width] <= current
-        allow = (
-            seen[:, None, :]
-            if how.bidirectional
-            else blocks[rows, :width, None] >= blocks[rows, None, :width]
-        )
+        width = total if how.bidirectional else int((blocks[rows] == current).nonzero()[:, 1].max()) + 1
+        allow = (at[:width] < end[rows])[:, None, :].expand(-1, width, -1)
+        if not how.bidirectional:
+            allow = allow & (blocks[rows, :width, None] >= blocks[rows, None, :width])
         logits = model(part[:, :width], None, (allow | torch.eye(width, dtype=torch.bool))[:, None]).float()
         if how.shift:
             logits = logits.roll(1, 1)
