@@ -1,0 +1,213 @@
+"""Many callers: threads, event loops, and several engines in one process."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from checkpoints import config_dict, write_checkpoint
+from test_engine import PROMPT, eventually, idle
+
+from edlm_engine import Engine, EngineClosedError, SamplingParams
+
+PROMPTS = [[(7 * i + j) % 119 + 1 for j in range(3 + 9 * i)] for i in range(8)]
+PARAMS = [
+    SamplingParams(max_new_tokens=5 + 7 * i, threshold=(0.5, None)[i % 2], temperature=i % 3 / 2, seed=i)
+    for i in range(8)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("threads") / "checkpoint")
+
+
+@pytest.fixture
+def engine(folder):
+    with Engine(folder, dtype="float32", max_batch_size=4) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    with Engine(folder, dtype="float32", max_batch_size=1) as engine:
+        return [engine.generate(p, params).token_ids for p, params in zip(PROMPTS, PARAMS, strict=True)]
+
+
+def test_concurrent_callers_get_what_they_get_alone(engine, alone):
+    start = threading.Barrier(8)
+
+    def call(i):
+        start.wait()
+        if i % 2:
+            return engine.generate(PROMPTS[i], PARAMS[i]).token_ids
+        return list(engine.stream(PROMPTS[i], PARAMS[i]))[-1].generation.token_ids
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            assert list(pool.map(call, range(8))) == alone
+
+
+def test_callers_share_forwards(engine):
+    """Four sequences of 60 steps take one forward more than 60: the first starts before the others come."""
+    gate, count, step = threading.Event(), [], engine._loop._runner.step
+    engine._loop._runner.step = lambda inputs: (gate.wait(), count.append(1), step(inputs))
+    params = {"max_new_tokens": 60, "threshold": None, "ignore_eos": True}
+    streams = [engine.stream(PROMPTS[0], **params)]
+    eventually(lambda: engine._loop._scheduler.running)
+    streams += [engine.stream(prompt, **params) for prompt in PROMPTS[1:4]]
+    gate.set()
+    assert [len(list(stream)) for stream in streams] == [60] * 4
+    assert len(count) == 61
+
+
+def test_callers_that_come_and_go(engine, alone):
+    """Streams closed at different steps beside requests that run to their end."""
+
+    def quit_early(i):
+        stream = engine.stream([9] * (i + 1), max_new_tokens=200, threshold=None)
+        for _ in range(i):
+            next(stream)
+        stream.close()
+
+    with ThreadPoolExecutor(12) as pool:
+        leaving = [pool.submit(quit_early, i) for i in range(8)]
+        staying = [pool.submit(engine.generate, p, params) for p, params in zip(PROMPTS, PARAMS, strict=True)]
+        assert [future.result().token_ids for future in staying] == alone
+        for future in leaving:
+            future.result()
+    eventually(lambda: idle(engine))
+
+
+def test_close_while_threads_generate(folder):
+    engine = Engine(folder, max_batch_size=2)
+    started = threading.Event()
+    step = engine._loop._runner.step
+    engine._loop._runner.step = lambda inputs: (started.set(), step(inputs))
+
+    def call(i):
+        try:
+            engine.generate(PROMPTS[i], max_new_tokens=300, threshold=None, ignore_eos=True)
+        except EngineClosedError:
+            return "closed"
+
+    with ThreadPoolExecutor(6) as pool:
+        calls = [pool.submit(call, i) for i in range(6)]
+        started.wait()
+        engine.close()
+        assert [future.result(timeout=20) for future in calls] == ["closed"] * 6
+
+
+def test_two_engines(folder, tmp_path, alone):
+    other = write_checkpoint(tmp_path / "other", config_dict("qwen2", block_size=4), seed=1)
+    with Engine(other, dtype="float32") as b:
+        expected = b.generate(PROMPTS, PARAMS)
+    with (
+        Engine(folder, dtype="float32") as a,
+        Engine(other, dtype="float32") as b,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        of_a, of_b = pool.submit(a.generate, PROMPTS, PARAMS), pool.submit(b.generate, PROMPTS, PARAMS)
+        assert [r.token_ids for r in of_a.result()] == alone
+        assert [r.token_ids for r in of_b.result()] == [r.token_ids for r in expected]
+
+
+def threads_of(engine) -> int:
+    seen, step = [], engine._loop._runner.step
+    engine._loop._runner.step = lambda inputs: (seen.append(torch.get_num_threads()), step(inputs))
+    engine.generate(PROMPT, max_new_tokens=1)
+    return seen[0]
+
+
+def test_num_threads_is_of_its_engine_alone(folder):
+    before = torch.get_num_threads()
+    with Engine(folder, num_threads=before + 2) as a, Engine(folder) as b, Engine(folder, num_threads=1) as c:
+        assert [threads_of(engine) for engine in (a, c, b)] == [before + 2, 1, before]
+    assert torch.get_num_threads() == before
+
+
+def test_num_threads_does_not_change_the_tokens(folder, alone):
+    with Engine(folder, dtype="float32", num_threads=3) as engine:
+        assert [r.token_ids for r in engine.generate(PROMPTS, PARAMS)] == alone
+
+
+def test_agenerate(engine, alone):
+    async def run():
+        calls = [engine.agenerate(p, params) for p, params in zip(PROMPTS, PARAMS, strict=True)]
+        return [result.token_ids for result in await asyncio.gather(*calls)]
+
+    assert asyncio.run(run()) == alone
+
+
+def test_astream(engine, alone):
+    async def collect(i):
+        chunks = [chunk async for chunk in engine.astream(PROMPTS[i], PARAMS[i])]
+        assert [chunk.generation is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+        return chunks[-1].generation.token_ids
+
+    async def run():
+        return await asyncio.gather(*map(collect, range(8)))
+
+    assert asyncio.run(run()) == alone
+
+
+@pytest.mark.parametrize("waiting", (False, True))
+def test_cancelled_task_frees_its_pages(folder, waiting):
+    with Engine(folder, max_batch_size=1) as engine:
+
+        async def run():
+            blocker = engine.stream(PROMPT, max_new_tokens=400, threshold=None) if waiting else None
+            task = asyncio.create_task(engine.agenerate(PROMPT, max_new_tokens=400, threshold=None))
+            while not (engine._loop._scheduler.waiting if waiting else engine._loop._scheduler.running):
+                await asyncio.sleep(0.001)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            if blocker:
+                blocker.close()
+
+        asyncio.run(run())
+        eventually(lambda: idle(engine))
+        assert engine.generate(PROMPT, max_new_tokens=2).token_ids
+
+
+def test_astream_left_early_frees_its_pages(engine):
+    async def run():
+        stream = engine.astream(PROMPT, max_new_tokens=400, threshold=None)
+        async for _ in stream:
+            break
+        await stream.aclose()
+
+    asyncio.run(run())
+    eventually(lambda: idle(engine))
+
+
+def test_event_loop_that_dies_does_not_disturb_others(engine, alone):
+    async def run():
+        stream = engine.astream(PROMPT, max_new_tokens=400, threshold=None)
+        await anext(stream)
+        return stream
+
+    event_loop = asyncio.new_event_loop()
+    orphan = event_loop.run_until_complete(run())
+    event_loop.close()
+    assert [r.token_ids for r in engine.generate(PROMPTS, PARAMS)] == alone
+    del orphan
+
+
+def test_errors_reach_async_callers(engine):
+    async def run():
+        with pytest.raises(ValueError, match="prompt is empty"):
+            await engine.agenerate([])
+        with pytest.raises(ValueError, match="threshold must be in"):
+            async for _ in engine.astream(PROMPT, threshold=3.0):
+                pass
+        task = asyncio.create_task(engine.agenerate(PROMPT, max_new_tokens=400, threshold=None))
+        while not engine._loop._scheduler.running:
+            await asyncio.sleep(0.001)
+        engine.close()
+        with pytest.raises(EngineClosedError):
+            await task
+
+    asyncio.run(run())
