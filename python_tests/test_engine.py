@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory):
-    """NaN in the embedding of one token, which is never generated: in the untied head it ties with another."""
+    """NaN in the embedding of one token that is never generated: in the untied head it ties with another."""
     config = config_dict("qwen2")
     weights = random_weights(config)
     weights["model.embed_tokens.weight"][POISON] = float("nan")
