@@ -1,4 +1,4 @@
-"""Defects of other decoders for block-diffusion models; each test names whose, and shows that it is not ours."""
+"""Defects of other decoders for block diffusion: each test names whose, and shows that it is not ours."""
 
 import json
 
@@ -186,7 +186,7 @@ def test_diffulex_greedy_ties_go_to_the_lowest_id(vocab):
 
 def test_sdar_stop_id_inside_a_block_ends_and_cuts(engine):
     """The text ends at the id, whatever the block holds behind it, and no further block is begun."""
-    params = {"max_new_tokens": 64, "threshold": 0.05, "ignore_eos": True}
+    params = {"max_new_tokens": 64, "temperature": 1.0, "seed": 4, "ignore_eos": True}
     free = engine.generate(PROMPT, **params)
     end = next(i for i in range(2, 14) if free.token_ids[i] not in free.token_ids[:i])
     result = engine.generate(PROMPT, stop_token_ids=[free.token_ids[end]], **params)
@@ -220,12 +220,10 @@ def test_dream_config_that_says_autoregressive_prefill_is_still_block_diffusion(
         assert engine.decoding.prefill == "causal" and not engine.decoding.autoregressive
         blocks = []
         step = engine._loop._runner.step
-        engine._loop._runner.step = lambda inputs: (
-            blocks.append(inputs.query_blocks[-1].tolist()),
-            step(inputs),
-        )
+        engine._loop._runner.step = lambda inputs: (blocks.append(inputs.query_blocks.tolist()), step(inputs))
         engine.generate(PROMPT, max_new_tokens=16, ignore_eos=True)
-    assert {tuple(b[1:5]) for b in blocks} == {(5, 16, 21, 0)}
+    assert blocks[0][0][4] == 1  # the prompt
+    assert {tuple(forward[-1][1:5]) for forward in blocks} == {(5, 16, 21, 0)}
 
 
 def test_eos_of_the_generation_config_stops_too(tmp_path):
