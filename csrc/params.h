@@ -107,7 +107,7 @@ struct RowStatsParams {
   std::int64_t forbidden_id;     // -1 = none
   std::int64_t parts;            // of the vocabulary: the work items
   LogitStats* partial;           // [rows, parts]
-  float* const* logits;          // [rows]: a row's [vocab] scratch, null where nothing is filtered
+  float* const* logits;          // [rows]: a row's [padded_ids(vocab)] scratch, null where nothing is filtered
   std::int32_t* ids;             // [rows, 2]: argmax, chosen
   float* stats;                  // [rows, 5]: p1, p2, entropy, log-sum-exp, p(chosen)
   const void* all_logits;        // CUDA only, in place of hidden, weight and logits: T [rows, vocab]

@@ -21,21 +21,27 @@ constexpr std::int64_t kRowTile = 64;
 constexpr std::int64_t kKeyTile = 64;
 constexpr std::int64_t kKeyGroup = 16;
 
-// Row statistics: vocabulary rows handled at a time. Their weights (about 256 KiB) stay in the second-level cache
-// while all tiles of hidden rows pass. A multiple of 64.
-constexpr std::int64_t vocab_chunk(std::int64_t hidden_size, std::int64_t element_size) {
-  const std::int64_t fitting = (256 << 10) / (hidden_size * element_size);
-  return std::clamp<std::int64_t>(fitting / 64 * 64, 64, 512);
+// Row statistics: hidden rows and ids whose logits are held at a time, and ids that are sampled together.
+constexpr std::int64_t kStatsRows = 32;
+constexpr std::int64_t kStatsIds = 512;
+constexpr std::int64_t kSampleIds = 64;
+
+// Ids are padded to whole samples, with logits of -inf.
+constexpr std::int64_t padded_ids(std::int64_t ids) { return ceil_div(ids, kSampleIds) * kSampleIds; }
+
+// Weight rows (about 128 KiB) that stay in the second-level cache beside those that are fetched for the next turn.
+constexpr std::int64_t weight_chunk(std::int64_t hidden_size, std::int64_t element_size) {
+  return std::clamp<std::int64_t>((128 << 10) / (hidden_size * element_size), 24, kStatsIds) / 24 * 24;
 }
 
-// Work items, each some chunks.
-constexpr std::int64_t vocab_parts(std::int64_t chunks) {
-  return std::min<std::int64_t>(128, chunks);
+// Work items of a vocabulary: at most 128, each of whole groups of kStatsIds.
+constexpr std::int64_t vocab_parts(std::int64_t vocab) {
+  return std::min<std::int64_t>(128, ceil_div(vocab, kStatsIds));
 }
 
-// First chunk of a part; the part's end is the first chunk of the next one.
-constexpr std::int64_t part_begin(std::int64_t part, std::int64_t parts, std::int64_t chunks) {
-  return part * chunks / parts;
+// First id of a part; the part ends where the next begins.
+constexpr std::int64_t part_begin(std::int64_t part, std::int64_t parts, std::int64_t vocab) {
+  return std::min(vocab, part * ceil_div(vocab, kStatsIds) / parts * kStatsIds);
 }
 
 } // namespace edlm

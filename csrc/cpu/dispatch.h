@@ -16,6 +16,8 @@ struct Kernels {
   void (*block_attention)(const BlockAttentionParams&, std::int64_t begin, std::int64_t end, void* workspace); // tiles
   std::int64_t (*block_attention_workspace)(const BlockAttentionParams&);             // bytes, per thread
   void (*row_stats)(const RowStatsParams&, std::int64_t begin, std::int64_t end);     // items: vocabulary parts
+  // Sum of e^((z - largest) / temperature) of padded logits.
+  double (*softmax_sum)(const float* z, std::int64_t count, float largest, float temperature);
 };
 
 const Kernels& kernels();

@@ -7,11 +7,6 @@
 
 namespace edlm::cpu::EDLM_ISA {
 
-template <int N>
-struct Constant {
-  static constexpr int value = N;
-};
-
 template <class T, int R, int C>
 EDLM_INLINE void gemm_tile(const T* a, std::int64_t lda, const std::uint32_t* b, std::int64_t ldb, float* c,
                            std::int64_t ldc, std::int64_t units) {

@@ -13,5 +13,6 @@ void qkv_prepare(const QkvPrepareParams&, std::int64_t begin, std::int64_t end);
 void block_attention(const BlockAttentionParams&, std::int64_t begin, std::int64_t end, void* workspace);
 std::int64_t block_attention_workspace(const BlockAttentionParams&);
 void row_stats(const RowStatsParams&, std::int64_t begin, std::int64_t end);
+double softmax_sum(const float* z, std::int64_t count, float largest, float temperature);
 
 } // namespace edlm::cpu::EDLM_ISA

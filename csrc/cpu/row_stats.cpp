@@ -7,13 +7,18 @@
 namespace edlm::cpu::EDLM_ISA {
 namespace {
 
-constexpr int kRowTileMax = kRegisters == 32 ? 8 : 4;
 constexpr std::int64_t kDepth = 1024; // of hidden at a time, so that a tile of hidden rows stays in the first cache
-constexpr std::int64_t kMaxChunk = 512;
+constexpr std::int64_t kMaxRows = kRegisters == 32 ? 8 : 4; // of a register tile
+
+// The logits of some rows and ids: [kStatsRows, kStatsIds].
+struct Logits {
+  alignas(64) float z[kStatsRows * kStatsIds];
+};
 
 // out[r][c] += hidden row r . weight row c. Every element has one chain of sums along hidden, whatever R and C.
+// `ahead` is memory that will be needed soon, in the shape of the weight rows.
 template <class T, int R, int C>
-void dot_tile(const T* hidden, const T* weight, std::int64_t stride, std::int64_t depth, float* out) {
+void dot_tile(const T* hidden, const T* weight, const T* ahead, std::int64_t stride, std::int64_t depth, float* out) {
   constexpr std::int64_t step = kWidth * kPerUnit<T>;
   Vec sum[R][C] = {};
   auto add = [&](auto units_at) {
@@ -28,50 +33,103 @@ void dot_tile(const T* hidden, const T* weight, std::int64_t stride, std::int64_
     }
   };
   std::int64_t i = 0;
-  for (; i + step <= depth; i += step) add([i](const T* p) { return load_units<T>(p + i); });
+  for (; i + step <= depth; i += step) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) __builtin_prefetch(ahead + c * stride + i, 0, 2);
+    add([i](const T* p) { return load_units<T>(p + i); });
+  }
   if (i < depth) add([=](const T* p) { return load_units<T>(p + i, depth - i); });
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) out[r * kMaxChunk + c] += reduce_add(sum[r][c]);
+    for (int c = 0; c < C; ++c) out[r * kStatsIds + c] += reduce_add(sum[r][c]);
 }
 
-// logits [R, kMaxChunk] of the vocabulary rows [first, first + count).
+// out [R, kStatsIds] += logits of hidden rows and weight rows [count]. Of the weights that lie `next` elements
+// further on, which the next call will read from memory, the share-th of `shares` is fetched meanwhile.
 template <class T, int R>
-void logits_tile(const RowStatsParams& p, std::int64_t row, std::int64_t first, std::int64_t count, float* logits) {
+void logits_tile(const T* hidden, const T* weight, std::int64_t next, std::int64_t share, std::int64_t shares,
+                 std::int64_t stride, std::int64_t count, float* out) {
   constexpr int fitting = (kRegisters - 2) / (R + 1); // R * C sums, C weights, one hidden vector
   constexpr int C = fitting > 8 ? 8 : fitting;
-  const std::int64_t stride = p.hidden_size;
-  std::memset(logits, 0, R * kMaxChunk * 4);
   for (std::int64_t at = 0; at < stride; at += kDepth) {
     const std::int64_t depth = std::min(kDepth, stride - at);
-    const T* hidden = static_cast<const T*>(p.hidden) + row * stride + at;
-    const T* weight = static_cast<const T*>(p.weight) + first * stride + at;
     std::int64_t c = 0;
-    for (; c + C <= count; c += C) dot_tile<T, R, C>(hidden, weight + c * stride, stride, depth, logits + c);
-    for (; c < count; ++c) dot_tile<T, R, 1>(hidden, weight + c * stride, stride, depth, logits + c);
+    for (; c + C <= count; c += C) {
+      const T* w = weight + c * stride + at;
+      dot_tile<T, R, C>(hidden + at, w, c / C % shares == share ? w + next : w, stride, depth, out + c);
+    }
+    for (; c < count; ++c) {
+      const T* w = weight + c * stride + at;
+      dot_tile<T, R, 1>(hidden + at, w, w, stride, depth, out + c);
+    }
   }
 }
 
-// The largest z / temperature + gumbel of logits [count], whose first id is a multiple of 4.
+// Logits of the rows [row, row + rows) and ids [first, first + ids), in chunks of weights that stay in the second-level
+// cache while all rows pass.
+template <class T>
+void compute_logits(const RowStatsParams& p, std::int64_t row, std::int64_t rows, std::int64_t first, std::int64_t ids,
+                    Logits& logits) {
+  std::memset(logits.z, 0, rows * kStatsIds * 4);
+  const std::int64_t stride = p.hidden_size, chunk = weight_chunk(stride, sizeof(T)), shares = ceil_div(rows, kMaxRows);
+  for (std::int64_t id = 0; id < ids; id += chunk) {
+    const T* weight = static_cast<const T*>(p.weight) + (first + id) * stride;
+    for (std::int64_t r = 0; r < rows;) {
+      const std::int64_t left = rows - r, share = r / kMaxRows;
+      auto tile = [&](auto height) {
+        constexpr int R = decltype(height)::value;
+        logits_tile<T, R>(static_cast<const T*>(p.hidden) + (row + r) * stride, weight, chunk * stride, share, shares,
+                          stride, std::min(chunk, ids - id), logits.z + r * kStatsIds + id);
+        r += R;
+      };
+      if (kMaxRows == 8 && left >= 8)
+        tile(Constant<8>{});
+      else if (left >= 4)
+        tile(Constant<4>{});
+      else if (left >= 2)
+        tile(Constant<2>{});
+      else
+        tile(Constant<1>{});
+    }
+  }
+}
+
+// Gumbel numbers of the ids first ... first + 63.
+void gumbels(std::int64_t first, std::int64_t seed, std::int32_t position, std::int32_t step, float* out) {
+  std::uint32_t bits[4][16];
+  for (std::uint32_t quad = 0; quad < 16; ++quad) {
+    const PhiloxBlock random = philox_ids(static_cast<std::uint32_t>(first / 4) + quad, seed, position, step);
+    for (int word = 0; word < 4; ++word) bits[word][quad] = random.word[word];
+  }
+  for (int word = 0; word < 4; ++word)
+    for (int quad = 0; quad < 16; ++quad) out[quad * 4 + word] = gumbel(bits[word][quad]);
+}
+
+// Looks for a larger z / temperature + gumbel than stats.best among logits [count, padded to kSampleIds].
 void sample(const RowStatsParams& p, std::int64_t row, std::int64_t first, std::int64_t count, const float* logits,
             LogitStats& stats) {
   const std::int64_t slot = p.slots[row];
   const float temperature = p.temperature[slot];
-  for (std::int64_t i = 0; i < count; i += 4) {
-    const std::int64_t n = std::min<std::int64_t>(4, count - i);
-    float largest = -INFINITY;
-    for (std::int64_t j = 0; j < n; ++j) largest = std::fmax(largest, logits[i + j]);
-    if (!(largest / temperature + kMaxGumbel > stats.best)) continue;
-    const PhiloxBlock random = philox_ids((first + i) / 4, p.seed[slot], p.positions[row], p.step[slot]);
-    for (std::int64_t j = 0; j < n; ++j) {
-      const float value = logits[i + j] / temperature + gumbel(random.word[j]);
-      if (value > stats.best) {
-        stats.best = value;
-        stats.z_best = logits[i + j];
-        stats.id_best = static_cast<std::int32_t>(first + i + j);
-      }
+  for (std::int64_t i = 0; i < count; i += kSampleIds) {
+    Vec largest = splat(-INFINITY);
+    for (std::int64_t j = 0; j < kSampleIds; j += kWidth) largest = max(largest, load(logits + i + j));
+    if (!(reduce_max(largest) / temperature + kMaxGumbel > stats.best)) continue;
+    alignas(64) float value[kSampleIds];
+    gumbels(first + i, p.seed[slot], p.positions[row], p.step[slot], value);
+    largest = splat(-INFINITY);
+    for (std::int64_t j = 0; j < kSampleIds; j += kWidth) {
+      const Vec v = load(logits + i + j) / temperature + load(value + j);
+      store(value + j, v);
+      largest = max(largest, v);
     }
+    const float best = reduce_max(largest);
+    if (!(best > stats.best)) continue;
+    std::int64_t j = 0;
+    while (value[j] != best) ++j;
+    stats.best = best;
+    stats.z_best = logits[i + j];
+    stats.id_best = static_cast<std::int32_t>(first + i + j);
   }
 }
 
@@ -81,7 +139,7 @@ LogitStats summarise(const float* logits, std::int64_t first, std::int64_t count
   Vec z1 = splat(-INFINITY), z2 = z1, id1{}, id{};
   for (int i = 0; i < kWidth; ++i) id[i] = static_cast<float>(i);
   IntVec bad{};
-  for (std::int64_t i = 0; i < count; i += kWidth) {
+  for (std::int64_t i = 0; i < count; i += kWidth) { // per lane: the two largest, and the first one's id
     const Vec z = load(logits + i);
     bad |= ~(z < INFINITY);
     z2 = max(z2, min(z, z1));
@@ -90,14 +148,11 @@ LogitStats summarise(const float* logits, std::int64_t first, std::int64_t count
     id += static_cast<float>(kWidth);
   }
   stats.bad = any(bad);
-  int winner = 0;
-  for (int i = 1; i < kWidth; ++i)
-    if (z1[i] > z1[winner] || (z1[i] == z1[winner] && id1[i] < id1[winner])) winner = i;
-  stats.z1 = z1[winner];
-  stats.id1 = static_cast<std::int32_t>(first + static_cast<std::int64_t>(id1[winner]));
-  z1[winner] = z2[winner];
-  stats.z2 = reduce_max(z1);
-  if (stats.z1 == -INFINITY) return stats;
+  stats.z1 = reduce_max(z1);
+  if (stats.bad || stats.z1 == -INFINITY) return stats;
+  const float winner = -reduce_max(z1 == stats.z1 ? -id1 : splat(-INFINITY)); // the lowest id of the largest
+  stats.id1 = static_cast<std::int32_t>(first + static_cast<std::int64_t>(winner));
+  stats.z2 = reduce_max(id1 == winner && z1 == stats.z1 ? z2 : z1);
   Vec sum{}, weighted{};
   for (std::int64_t i = 0; i < count; i += kWidth) {
     const Vec shifted = load(logits + i) - stats.z1;
@@ -110,58 +165,49 @@ LogitStats summarise(const float* logits, std::int64_t first, std::int64_t count
   return stats;
 }
 
-template <class T, int R>
-void row_tile(const RowStatsParams& p, std::int64_t row, std::int64_t first, std::int64_t count, std::int64_t part) {
-  alignas(64) float logits[R * kMaxChunk];
-  logits_tile<T, R>(p, row, first, count, logits);
-  for (std::int64_t r = row; r < row + R; ++r) {
-    if (p.slots[r] < 0) continue;
-    float* z = logits + (r - row) * kMaxChunk;
-    for (std::int64_t i = count; i % kWidth != 0; ++i) z[i] = -INFINITY;
-    if (p.forbidden_id >= first && p.forbidden_id < first + count) z[p.forbidden_id - first] = -INFINITY;
-    LogitStats stats = summarise(z, first, count);
-    LogitStats& total = p.partial[r * p.parts + part];
-    if (p.logits[r])
-      std::memcpy(p.logits[r] + first, z, count * 4);
-    else if (p.temperature[p.slots[r]] > 0) {
-      stats.best = total.best;
-      sample(p, r, first, count, z, stats);
-    }
-    merge_stats(total, stats);
+// Adds a row's logits [count] to the statistics of its part.
+void add_row(const RowStatsParams& p, std::int64_t row, std::int64_t first, std::int64_t count, std::int64_t part,
+             float* z) {
+  for (std::int64_t i = count; i % kSampleIds != 0; ++i) z[i] = -INFINITY;
+  if (p.forbidden_id >= first && p.forbidden_id < first + count) z[p.forbidden_id - first] = -INFINITY;
+  LogitStats stats = summarise(z, first, count);
+  LogitStats& total = p.partial[row * p.parts + part];
+  if (p.logits[row])
+    std::memcpy(p.logits[row] + first, z, padded_ids(count) * 4);
+  else if (p.temperature[p.slots[row]] > 0 && !stats.bad) {
+    stats.best = total.best;
+    sample(p, row, first, count, z, stats);
   }
-}
-
-template <class T>
-void chunk(const RowStatsParams& p, std::int64_t first, std::int64_t count, std::int64_t part) {
-  for (std::int64_t row = 0; row < p.rows;) {
-    const std::int64_t left = p.rows - row;
-    if (kRowTileMax == 8 && left >= 8) {
-      row_tile<T, 8>(p, row, first, count, part);
-      row += 8;
-    } else if (left >= 4) {
-      row_tile<T, 4>(p, row, first, count, part);
-      row += 4;
-    } else if (left >= 2) {
-      row_tile<T, 2>(p, row, first, count, part);
-      row += 2;
-    } else {
-      row_tile<T, 1>(p, row, first, count, part);
-      row += 1;
-    }
-  }
+  merge_stats(total, stats);
 }
 
 } // namespace
 
 void row_stats(const RowStatsParams& p, std::int64_t begin, std::int64_t end) {
-  const std::int64_t size = vocab_chunk(p.hidden_size, size_of(p.dtype)), chunks = ceil_div(p.vocab, size);
+  Logits logits;
   for (std::int64_t part = begin; part < end; ++part) {
     for (std::int64_t row = 0; row < p.rows; ++row) p.partial[row * p.parts + part] = empty_stats();
-    for (std::int64_t c = part_begin(part, p.parts, chunks); c < part_begin(part + 1, p.parts, chunks); ++c) {
-      const std::int64_t first = c * size, count = std::min(size, p.vocab - first);
-      p.dtype == DType::f32 ? chunk<float>(p, first, count, part) : chunk<bf16>(p, first, count, part);
-    }
+    const std::int64_t last = part_begin(part + 1, p.parts, p.vocab);
+    for (std::int64_t first = part_begin(part, p.parts, p.vocab); first < last; first += kStatsIds)
+      for (std::int64_t row = 0; row < p.rows; row += kStatsRows) {
+        const std::int64_t rows = std::min(kStatsRows, p.rows - row), ids = std::min(kStatsIds, last - first);
+        p.dtype == DType::f32 ? compute_logits<float>(p, row, rows, first, ids, logits)
+                              : compute_logits<bf16>(p, row, rows, first, ids, logits);
+        for (std::int64_t r = 0; r < rows; ++r)
+          if (p.slots[row + r] >= 0) add_row(p, row + r, first, ids, part, logits.z + r * kStatsIds);
+      }
   }
+}
+
+double softmax_sum(const float* z, std::int64_t count, float largest, float temperature) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < count; i += kStatsIds) { // fp32 within such a stretch, fp64 across
+    Vec part{};
+    for (std::int64_t j = i; j < std::min(count, i + kStatsIds); j += kWidth)
+      part += exp((load(z + j) - largest) / temperature);
+    sum += reduce_add(part);
+  }
+  return sum;
 }
 
 } // namespace edlm::cpu::EDLM_ISA

@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <vector>
 
+#include "../plan.h"
 #include "../random.h"
 #include "../stats.h"
 #include "dispatch.h"
@@ -14,38 +14,65 @@ namespace {
 
 using Ids = std::vector<std::int32_t>;
 
-// Length of the shortest prefix of the ids, sorted by falling logit, that holds top_p of their probability. Sorts only
-// as many ids as it needs; sums in fp64.
-std::int64_t top_p_prefix(const float* z, Ids& ids, float temperature, float top_p, float largest) {
-  const auto before = [z](std::int32_t a, std::int32_t b) { return z[a] > z[b] || (z[a] == z[b] && a < b); };
-  const auto weight = [=](std::int32_t id) { return std::exp((static_cast<double>(z[id]) - largest) / temperature); };
-  double total = 0, held = 0;
-  for (const std::int32_t id : ids) total += weight(id);
+// Orders ids by falling logit, ties by rising id.
+struct Before {
+  const float* z;
+  bool operator()(std::int32_t a, std::int32_t b) const { return z[a] > z[b] || (z[a] == z[b] && a < b); }
+};
+
+// Probabilities of softmax(z / temperature), but for the normaliser; sums of them in fp64.
+struct Weight {
+  const float* z;
+  float largest, temperature;
+  double operator()(std::int32_t id) const { return std::exp((z[id] - largest) / temperature); }
+};
+
+// Cuts the ids to the shortest prefix, in falling order, whose weights sum to `wanted`, and says whether there is one.
+// Sorts only as many ids as it needs.
+bool cut_to_sum(Ids& ids, const Weight& weight, double wanted) {
   const auto size = static_cast<std::int64_t>(ids.size());
+  double held = 0;
   for (std::int64_t sorted = 0, next = 64; sorted < size; next *= 4) {
     const std::int64_t end = std::min(next, size);
-    if (end < size) std::nth_element(ids.begin() + sorted, ids.begin() + end, ids.end(), before);
-    std::sort(ids.begin() + sorted, ids.begin() + end, before);
+    if (end < size) std::nth_element(ids.begin() + sorted, ids.begin() + end, ids.end(), Before{weight.z});
+    std::sort(ids.begin() + sorted, ids.begin() + end, Before{weight.z});
     for (; sorted < end; ++sorted) {
       held += weight(ids[sorted]);
-      if (held >= top_p * total) return sorted + 1;
+      if (held >= wanted) {
+        ids.resize(sorted + 1);
+        return true;
+      }
     }
   }
-  return size;
+  return false;
 }
 
-// The ids that top-k, then top-p leave.
+// The ids that top-k, then top-p leave. Looks first among logits near the largest, where they are as a rule.
 Ids kept_ids(const RowStatsParams& p, std::int64_t slot, const float* z, float largest) {
-  Ids ids(p.vocab);
-  std::iota(ids.begin(), ids.end(), 0);
-  const std::int32_t top_k = p.top_k[slot];
-  if (top_k > 0 && top_k < p.vocab) {
-    std::nth_element(ids.begin(), ids.begin() + top_k, ids.end(),
-                     [z](std::int32_t a, std::int32_t b) { return z[a] > z[b] || (z[a] == z[b] && a < b); });
-    ids.resize(top_k);
+  const Weight weight{z, largest, p.temperature[slot]};
+  const std::int64_t top_k = p.top_k[slot];
+  const bool by_k = top_k > 0 && top_k < p.vocab, by_p = p.top_p[slot] < 1;
+  const double total = by_k ? 0 : kernels().softmax_sum(z, padded_ids(p.vocab), largest, weight.temperature);
+  for (float width = 8 * weight.temperature;; width *= 8) {
+    Ids ids;
+    for (std::int32_t id = 0; id < p.vocab; ++id)
+      if (z[id] >= largest - width) ids.push_back(id);
+    const bool all = width > 1e6f * weight.temperature || static_cast<std::int64_t>(ids.size()) == p.vocab;
+    if (by_k) {
+      if (static_cast<std::int64_t>(ids.size()) < top_k && !all) continue;
+      if (static_cast<std::int64_t>(ids.size()) > top_k) {
+        std::nth_element(ids.begin(), ids.begin() + top_k, ids.end(), Before{z});
+        ids.resize(top_k);
+      }
+      if (by_p) {
+        double kept = 0;
+        for (const std::int32_t id : ids) kept += weight(id);
+        cut_to_sum(ids, weight, p.top_p[slot] * kept);
+      }
+      return ids;
+    }
+    if (cut_to_sum(ids, weight, p.top_p[slot] * total) || all) return ids;
   }
-  if (p.top_p[slot] < 1) ids.resize(top_p_prefix(z, ids, p.temperature[slot], p.top_p[slot], largest));
-  return ids;
 }
 
 void sample_filtered(const RowStatsParams& p, std::int64_t row, LogitStats& stats) {

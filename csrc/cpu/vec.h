@@ -29,6 +29,12 @@ typedef std::int32_t IntVec __attribute__((vector_size(4 * kWidth)));
 typedef std::uint32_t UintVec __attribute__((vector_size(4 * kWidth)));
 typedef std::uint16_t HalfVec __attribute__((vector_size(2 * kWidth)));
 
+// A number as a type, for lambdas that need it at compile time.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+
 template <class To, class From>
 EDLM_INLINE To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From));
@@ -110,21 +116,27 @@ EDLM_INLINE bool any(IntVec mask) {
 #endif
 }
 
-// Lanes are summed in one fixed tree: halves, quarters, ...
+// The lanes in one fixed tree: halves, quarters, ...
+template <class Combine>
+EDLM_INLINE float reduce(Vec v, Combine combine) {
+  typedef float Quarter __attribute__((vector_size(16)));
+#if defined(__AVX512F__)
+  const __m256 half = combine(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  const Quarter q = combine(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#elif defined(__AVX2__)
+  const Quarter q = combine(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+#else
+  const Quarter q = v;
+#endif
+  return combine(combine(q[0], q[2]), combine(q[1], q[3]));
+}
+
 EDLM_INLINE float reduce_add(Vec v) {
-  float lane[kWidth];
-  store(lane, v);
-  for (int width = kWidth / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  return lane[0];
+  return reduce(v, [](auto a, auto b) { return a + b; });
 }
 
 EDLM_INLINE float reduce_max(Vec v) {
-  float lane[kWidth];
-  store(lane, v);
-  for (int width = kWidth / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lane[i] = lane[i] > lane[i + width] ? lane[i] : lane[i + width];
-  return lane[0];
+  return reduce(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // e^x to about 2 ulp for x <= 88, exactly 0 below -87.3, NaN for NaN; polynomial of Cephes' expf.

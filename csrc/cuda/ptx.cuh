@@ -13,6 +13,7 @@
 
 namespace edlm::cuda {
 
+constexpr int kLanes = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 __device__ __forceinline__ void sync_block() { __syncthreads(); }

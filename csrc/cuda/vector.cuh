@@ -5,7 +5,7 @@
 
 namespace edlm::cuda {
 
-constexpr int kLanes = 32;
+
 
 // N elements that one access moves.
 template <class T, int N>

@@ -62,10 +62,10 @@ void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, 
     const std::int64_t slot = params.slots[r];
     check.that(slot >= -1 && slot < num_slots, "slots[", r, "]: want -1 or less than ", num_slots, ", got ", slot);
     if (slot < 0 || !filtered(params, slot)) continue;
-    scratch[r].reset(new float[vocab]);
+    scratch[r].reset(new float[padded_ids(vocab)]);
     logits[r] = scratch[r].get();
   }
-  params.parts = vocab_parts(ceil_div(vocab, vocab_chunk(hidden_size, size_of(params.dtype))));
+  params.parts = vocab_parts(vocab);
   const std::unique_ptr<LogitStats[]> partial(new LogitStats[rows * params.parts]);
   params.partial = partial.get();
   params.logits = logits.data();

@@ -1,0 +1,33 @@
+// The host twin of cuda/launch.cuh.
+#pragma once
+
+#include "ptx.h"
+
+namespace edlm::cuda {
+
+struct Stream {};
+
+inline int multiprocessors() { return 4; }
+inline int shared_memory_limit() { return 163 << 10; }
+
+template <class Params>
+struct Launch {
+  void (*kernel)(Params);
+  Params params;
+};
+
+template <class Params>
+void launch(const char* name, void (*kernel)(Params), dim3 grid, int threads, std::size_t shared, Stream,
+            const Params& params) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared > static_cast<std::size_t>(shared_memory_limit())) host_sim::fail("%s: %zu bytes shared", name, shared);
+  const Launch<Params> launch{kernel, params};
+  machine.run(
+      [](const void* of) {
+        const auto& launch = *static_cast<const Launch<Params>*>(of);
+        launch.kernel(launch.params);
+      },
+      &launch, grid, threads, shared);
+}
+
+} // namespace edlm::cuda
