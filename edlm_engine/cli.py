@@ -73,7 +73,7 @@ def generate(
         else:
             result = engine.generate(prompt, params)
             print(result.text)
-    Console(stderr=True, highlight=False).print(summary(result), style="dim")
+    Console(stderr=True, highlight=False).print(summary(result), style="dim", soft_wrap=True)
 
 
 @app.command()

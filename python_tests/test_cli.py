@@ -1,0 +1,170 @@
+"""The edlm command: what it prints, and errors in one line."""
+
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from checkpoints import MASK, config_dict, write_ar_checkpoint, write_checkpoint
+
+from edlm_engine import Engine, cli
+
+PROMPT = "w3 w14 w15"
+OPTIONS = ("--dtype", "float32", "--max-new-tokens", "20")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = write_checkpoint(tmp_path_factory.mktemp("cli") / "checkpoint")
+    (folder / "chat_template.jinja").write_text("w1 {{ messages[0].content }} w2")
+    return folder
+
+
+@pytest.fixture
+def edlm(monkeypatch, capsys, folder):
+    """Runs the command in this process on `folder`: edlm(*arguments, stdin="") -> (exit code, out, err)."""
+
+    def run(command, *arguments, stdin=""):
+        model = () if command == "info" or "--model" in arguments else ("--model", str(folder))
+        monkeypatch.setattr(sys, "argv", ["edlm", command, *arguments, *model])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        captured = capsys.readouterr()
+        return exit_.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(folder):
+    with Engine(folder, dtype="float32") as engine:
+        yield lambda prompt=PROMPT, **params: engine.generate(prompt, max_new_tokens=20, **params)
+
+
+def test_generate(edlm, expected):
+    result = expected()
+    code, out, err = edlm("generate", PROMPT, *OPTIONS)
+    assert (code, out) == (0, result.text + "\n")
+    assert err.count("\n") == 1 and f"tokens in {result.nfe} forwards" in err
+    assert err.endswith(f"tokens/s, finished by {result.finish_reason}\n")
+
+
+def test_generate_passes_its_options_on(edlm, expected):
+    arguments = ("--threshold", "0", "--steps-per-block", "3", "--temperature", "0.7", "--top-k", "9",
+                 "--top-p", "0.8", "--seed", "5", "--stop", "w7", "--stop", "w8")  # fmt: skip
+    result = expected(threshold=None, steps_per_block=3, temperature=0.7, top_k=9, top_p=0.8, seed=5,
+                      stop=("w7", "w8"))  # fmt: skip
+    assert edlm("generate", PROMPT, *OPTIONS, *arguments)[1] == result.text + "\n"
+
+
+@pytest.mark.parametrize("options", ({"block_length": 4}, {"prefill": "causal"}))
+def test_generate_passes_engine_options_on(edlm, folder, options):
+    with Engine(folder, dtype="float32", **options) as engine:
+        text = engine.generate(PROMPT, max_new_tokens=20).text
+    flags = [word for k, v in options.items() for word in (f"--{k.replace('_', '-')}", str(v))]
+    assert edlm("generate", PROMPT, *OPTIONS, *flags)[1] == text + "\n"
+
+
+def test_prompt_from_standard_input(edlm, expected):
+    assert edlm("generate", "-", *OPTIONS, stdin=PROMPT)[1] == expected().text + "\n"
+
+
+def test_chat(edlm, expected):
+    assert edlm("generate", PROMPT, "--chat", *OPTIONS)[1] == expected(f"w1 {PROMPT} w2").text + "\n"
+
+
+def test_live_without_a_terminal_prints_every_step(edlm, expected):
+    result = expected()
+    code, out, _ = edlm("generate", PROMPT, "--live", "--delay", "0", *OPTIONS)
+    steps = re.findall(r"^── step (\d+), (\d+) committed$", out, re.M)
+    assert code == 0 and [int(number) for number, _ in steps] == list(range(1, result.forwards.denoising + 1))
+    assert sum(int(count) for _, count in steps) >= len(result.token_ids)
+    assert "▒▒" in out and "▒▒" not in out.splitlines()[-1] and "\x1b" not in out
+    pieces = "".join(f"w{i}" for i in result.token_ids)
+    assert out.splitlines()[-1] == pieces
+
+
+def test_live_prints_brackets_as_they_are(capsys):
+    """Generated text is no markup."""
+    from edlm_engine.live import show_live
+    from edlm_engine.outputs import Chunk, Generation
+
+    class Brackets:
+        def piece(self, token_id):
+            return ("[red]", "[/b]")[token_id]
+
+    generation = Generation("", [0, 1], [5], "length", [0.99, 0.5], [0, 0], 1, 2.0, 1.0, None)
+    chunk = Chunk([0, 1], [0, 1], [0.99, 0.5], range(2), "", generation)
+    assert show_live("[bold]", [chunk], Brackets(), 0) is generation
+    assert capsys.readouterr().out.splitlines()[-1] == "[red][/b]"
+
+
+def test_info(edlm):
+    code, out, _ = edlm("info")
+    assert code == 0
+    for label in ("edlm_engine", "torch", "CPU kernels", "CUDA kernels", "default dtype", "threads"):
+        assert re.search(rf"^{label} +\S", out, re.M), label
+
+
+def test_info_of_a_model(edlm, folder, tmp_path):
+    out = edlm("info", str(folder))[1]
+    rows = (
+        "heads +4 query, 2 key/value, size 16",
+        "switches +QK-norm, tied head",
+        "mask token id +127",
+        "block length +16",
+        "prefill +block_causal",
+        "eos ids +126",
+    )
+    for row in rows:
+        assert re.search(rf"^{row}$", out, re.M), row
+    out = edlm("info", str(write_ar_checkpoint(tmp_path / "ar")))[1]
+    assert re.search("^decoding +autoregressive$", out, re.M)
+
+
+def test_info_says_how_to_give_a_missing_mask_id(edlm, tmp_path):
+    folder = write_checkpoint(tmp_path / "[/b] odd [name]", config_dict(mask_token_id=None))
+    out = edlm("info", str(folder))[1]
+    assert "missing: give Engine(..., mask_token_id=ID)" in out
+    assert str(folder) in out  # brackets in a path are no markup
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", PROMPT, "--model", "no-such-model"), "no-such-model: is no folder, no bundled model"),
+        (("generate", PROMPT, "--model", "[/b] [red]x"), "[/b] [red]x: is no folder"),
+        (("generate", PROMPT, "--threshold", "2"), "threshold must be in (0.0, 1.0], got 2.0"),
+        (("generate", PROMPT, "--mask-token-id", "500"), "mask_token_id 500 is outside the vocabulary"),
+        (
+            ("generate", PROMPT, "--prefill", "x"),
+            "prefill must be one of block_causal, ",
+        ),
+        (("generate", ""), "prompt is empty; at least one token is needed"),
+        (("generate", PROMPT, "--max-new-tokens", "1000"), "exceed the model's 512 positions"),
+        (("info", "no-such-model"), "no-such-model: is no folder"),
+    ],
+)
+def test_errors_are_one_line(edlm, arguments, message):
+    code, out, err = edlm(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+def test_unknown_option(edlm):
+    code, _, err = edlm("generate", PROMPT, "--tempreture", "1")
+    assert code == 2 and "--temperature" in err
+
+
+def test_installed_command(folder):
+    """In a process of its own: quiet stderr, no escape codes, nothing but the text on stdout."""
+    edlm = Path(sys.executable).with_name("edlm")
+    if not edlm.exists():
+        pytest.skip("the package is not installed")
+    command = [edlm, "generate", "-", "-m", folder, "--max-new-tokens", "5"]
+    done = subprocess.run(command, input=PROMPT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and f"w{MASK}" not in done.stdout
+    assert done.stdout.count("\n") == 1 and done.stderr.count("\n") == 1 and "\x1b" not in done.stderr
