@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edlm_engine.convert import ConversionConfig, convert
 from edlm_engine.convert.checkpoint import decoder_config, load_decoder, save_checkpoint
-from edlm_engine.convert.conversion import Layout, diffusion_loss
-from edlm_engine.convert.masking import draw_masks
+from edlm_engine.convert.conversion import Batch, diffusion_loss, noisy_batch
+from edlm_engine.convert.data import Rows
 from edlm_engine.convert.model import Decoder
 
 VOCABULARY = {"<|endoftext|>": 0, "<|mask|>": 1, **{letter: i + 2 for i, letter in enumerate("abcdefgh")}}
@@ -68,59 +68,65 @@ def data(tmp_path):
 
 
 def random_batch(config):
-    generator = torch.Generator().manual_seed(5)
-    ids = torch.randint(2, 10, (config.rows, config.length), generator=generator)
-    weights = torch.rand(config.rows, config.length, generator=generator)
-    noise = draw_masks(config.rows, config.length, config.block_size, 0.25, generator)
-    return ids, weights, *noise
+    rng = np.random.default_rng(5)
+    shape = (config.rows, config.length)
+    starts = np.zeros(shape, bool)
+    starts[:, [0, 3, 9]] = True
+    rows = Rows(rng.integers(2, 10, shape, np.int32), rng.random(shape), starts)
+    return noisy_batch(rows, config, torch.Generator().manual_seed(5))
 
 
-def loss_by_blocks(model, config, ids, weights, masked, level):
+def loss_by_blocks(model, config, batch):
     """Eq. 1 computed one block at a time as a decoder would: clean earlier blocks, then the noisy one."""
     total = torch.zeros((), dtype=torch.float64)
-    size = config.block_size
     for row in range(config.rows):
-        for start in range(0, config.length, size):
-            end = min(start + size, config.length)
-            if config.attention == "block_diff":
-                context = torch.cat(
-                    (ids[row, :start], ids[row, start:end].masked_fill(masked[row, start:end], MASK))
-                )
-            else:
-                context = ids[row, :end].masked_fill(masked[row, :end], MASK)
+        ids, blocks, masked = batch.ids[row], batch.blocks[row], batch.masked[row]
+        noisy = ids.masked_fill(masked, MASK)
+        for number in range(int(blocks.max()) + 1):
+            context = torch.where(blocks == number, noisy, ids)[blocks <= number]
+            if config.attention == "no_clean_context":
+                context = noisy[blocks <= number]
             if config.attention == "bidirectional":
-                context = ids[row].masked_fill(masked[row], MASK)
-            blocks = torch.arange(len(context)) // size
-            allow = blocks[:, None] >= blocks[None, :]
+                context = noisy
+            seen = blocks[: len(context)]
+            allow = seen[:, None] >= seen[None, :]
             if config.attention == "bidirectional":
                 allow = torch.ones_like(allow)
             log_p = model(context[None], None, allow)[0].double().log_softmax(-1)
-            for i in range(start, end):
-                if masked[row, i] and not (config.token_shift and i == 0):
+            for i in (blocks == number).nonzero()[:, 0].tolist():
+                if masked[i] and not (config.token_shift and i == 0):
                     source = log_p[i - 1 if config.token_shift else i]
-                    total = total - source[ids[row, i]] * weights[row, i].double() / level[row, i].double()
-    return total / weights.double().sum()
+                    total = total - source[ids[i]] * batch.weights[row, i] / batch.level[row, i].double()
+    return total / batch.weights.sum()
 
 
 @pytest.mark.parametrize("attention", ["block_diff", "no_clean_context", "bidirectional"])
 @pytest.mark.parametrize("token_shift", [False, True])
-def test_loss_is_the_papers_sum_over_blocks(attention, token_shift):
-    config = replace(QUICK, attention=attention, token_shift=token_shift, length=11)
+@pytest.mark.parametrize("align_blocks", [False, True])
+def test_loss_is_the_papers_sum_over_blocks(attention, token_shift, align_blocks):
+    settings = {"attention": attention, "token_shift": token_shift, "align_blocks": align_blocks}
+    config = replace(QUICK, length=11, half_life_ratio=0.25, **settings)
     model, batch = tiny_decoder(torch.float64), random_batch(config)
-    layout = Layout(config, torch.device("cpu"))
-    found = diffusion_loss(model.hidden, model.head_weight, layout, batch, MASK)
-    expected = loss_by_blocks(model, config, *batch)
-    assert batch[2].any() and expected > 1
+    assert batch.blocks[0].tolist() == (
+        [0] * 3 + [1] * 4 + [2] * 2 + [3] * 2 if align_blocks else [0] * 4 + [1] * 4 + [2] * 3
+    )
+    found = diffusion_loss(model.hidden, model.head_weight, batch, MASK, config)
+    expected = loss_by_blocks(model, config, batch)
+    assert batch.masked.any() and expected > 1
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_one_noise_level_for_the_row_when_asked():
+    level = random_batch(replace(QUICK, sequence_noise=True)).level
+    assert (level == level[:, :1]).all() and level[0, 0] != level[1, 0]
+
+
 def test_gradients_agree_with_finite_differences():
-    model, layout = tiny_decoder(torch.float64), Layout(QUICK, torch.device("cpu"))
-    ids, weights, masked, level = random_batch(QUICK)
-    batch = (ids, weights.double(), masked, level.double())
+    model, batch = tiny_decoder(torch.float64), random_batch(QUICK)
+    batch = replace(batch, level=batch.level.double())
 
     def loss():
-        return diffusion_loss(model.hidden, model.head_weight, layout, batch, MASK)
+        return diffusion_loss(model.hidden, model.head_weight, batch, MASK, QUICK)
 
     loss().backward()
     for name in ("model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight", "model.norm.weight"):
@@ -139,19 +145,17 @@ def test_gradients_agree_with_finite_differences():
 
 
 def test_each_masked_token_weighs_one_over_its_level():
-    model, layout = tiny_decoder(), Layout(QUICK, torch.device("cpu"))
-    ids, weights, masked, level = random_batch(QUICK)
-    row, at = masked.nonzero()[0].tolist()
-    only = torch.zeros_like(masked)
+    model, batch = tiny_decoder(), random_batch(QUICK)
+    row, at = batch.masked.nonzero()[0].tolist()
+    only = torch.zeros_like(batch.masked)
     only[row, at] = True
 
-    def loss(levels, token_weights):
-        return diffusion_loss(
-            model.hidden, model.head_weight, layout, (ids, token_weights, only, levels), MASK
-        )
+    def loss(**changes):
+        changed = replace(batch, masked=only, **changes)
+        return diffusion_loss(model.hidden, model.head_weight, changed, MASK, QUICK).item()
 
-    assert loss(level / 2, weights).item() == pytest.approx(2 * loss(level, weights).item(), rel=1e-5)
-    assert loss(level, weights * 3).item() == pytest.approx(loss(level, weights).item(), rel=1e-5)
+    assert loss(level=batch.level / 2) == pytest.approx(2 * loss(), rel=1e-5)
+    assert loss(weights=batch.weights * 3) == pytest.approx(loss(), rel=1e-5)
 
 
 def weights_of(folder):
@@ -208,11 +212,9 @@ def test_conversion_learns_to_fill_masks(base, data, tmp_path):
         convert(base, tmp_path / str(steps), data, config)
         model, _ = load_decoder(tmp_path / str(steps))
         ids = torch.tensor([[2, 3, 4, 5, 6, 0, 2, 3, 4, 5, 6, 0]] * 2)
-        masked = torch.zeros_like(ids, dtype=torch.bool)
-        masked[:, 4:8] = True
-        batch = (ids, torch.ones(ids.shape), masked, torch.ones(ids.shape))
-        layout = Layout(QUICK, torch.device("cpu"))
-        losses[steps] = diffusion_loss(model.hidden, model.head_weight, layout, batch, MASK).item()
+        blocks = torch.arange(12).expand(2, 12) // 4
+        batch = Batch(ids, torch.ones(2, 12), blocks, blocks == 1, torch.ones(2, 12))
+        losses[steps] = diffusion_loss(model.hidden, model.head_weight, batch, MASK, QUICK).item()
     assert losses[120] < 0.75 * losses[1]
 
 

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from edlm_engine.convert.checkpoint import load_decoder, read_config, save_checkpoint
-from edlm_engine.convert.data import Batches, read_documents
-from edlm_engine.convert.masking import causal_block_mask, draw_masks, training_mask
+from edlm_engine.convert.data import Batches, Rows, read_documents
+from edlm_engine.convert.masking import causal_block_mask, draw_masks, number_blocks, training_mask
 from edlm_engine.convert.model import Decoder
 from edlm_engine.convert.train import TrainConfig, train
 
@@ -31,7 +31,8 @@ class ConversionConfig(TrainConfig):
     sequence, block-causal) and "bidirectional" (one noisy sequence, all see all). token_shift: logits at i
     are for token i + 1, as in AR models. sequence_noise: one noise level for the whole row instead of one
     per block. min_level: smallest noise level. mask_token_id: an existing row of the embedding; None takes
-    the tokenizer's mask token.
+    the tokenizer's mask token. align_blocks: count blocks anew from the beginning of every document and of
+    every completion, as decoding does, instead of from the beginning of the packed row, as the paper does.
     """
 
     final_learning_rate: float = 3e-6
@@ -42,6 +43,7 @@ class ConversionConfig(TrainConfig):
     sequence_noise: bool = False
     min_level: float = 1e-3
     mask_token_id: int | None = None
+    align_blocks: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -57,52 +59,71 @@ class ConversionConfig(TrainConfig):
             raise ValueError(f"min_level must be in (0, 1), got {self.min_level}")
 
 
-class Layout:
-    """The input a row of tokens becomes, and which output row predicts which token: fixed for a whole run."""
+@dataclass(frozen=True)
+class Batch:
+    """One step's rows and noise, each (rows, length): ids, loss weights, block numbers, masked, noise
+    level."""
 
-    def __init__(self, config: ConversionConfig, device: torch.device):
-        at = torch.arange(config.length)
-        self.clean_context = config.attention == "block_diff"
-        if self.clean_context:
-            self.allow = training_mask(config.length, config.block_size)
-            self.positions = torch.cat((at, at))
-        else:
-            whole = config.length if config.attention == "bidirectional" else config.block_size
-            self.allow, self.positions = causal_block_mask(config.length, whole), at
-        self.predictor = at
-        if config.token_shift:
-            # The token before a block is clean by the time the block is decoded, so its clean row predicts.
-            from_clean = self.clean_context & (at % config.block_size == 0)
-            self.predictor = torch.where(from_clean, at - 1 + config.length, at - 1)
-        self.predictable = torch.ones(config.length, dtype=torch.bool)
-        self.predictable[0] = not config.token_shift
-        for name in ("allow", "positions", "predictor", "predictable"):
-            setattr(self, name, getattr(self, name).to(device))
+    ids: Tensor
+    weights: Tensor
+    blocks: Tensor
+    masked: Tensor
+    level: Tensor
 
-    def inputs(self, ids: Tensor, masked: Tensor, mask_token_id: int) -> Tensor:
-        noisy = ids.masked_fill(masked, mask_token_id)
-        return torch.cat((noisy, ids), 1) if self.clean_context else noisy
+
+def noisy_batch(rows: Rows, config: ConversionConfig, generator: torch.Generator) -> Batch:
+    """Number the blocks of packed rows and draw their masks."""
+    starts = torch.from_numpy(rows.starts).clone()
+    if not config.align_blocks:
+        starts[:, 1:] = False
+    starts[:, 0] = True
+    noise_block = config.length if config.sequence_noise else config.block_size
+    blocks = number_blocks(starts, config.block_size)
+    noise_blocks = torch.zeros_like(blocks) if config.sequence_noise else blocks
+    noise = draw_masks(noise_blocks, noise_block, config.half_life_ratio, generator, config.min_level)
+    return Batch(torch.from_numpy(rows.ids).long(), torch.from_numpy(rows.weights), blocks, *noise)
+
+
+def predictors(config: ConversionConfig, blocks: Tensor) -> Tensor:
+    """(rows, length): the output row that predicts each token; -1 where none does."""
+    at = torch.arange(blocks.shape[1], device=blocks.device).expand_as(blocks)
+    if not config.token_shift:
+        return at
+    shifted = at - 1
+    if config.attention == "block_diff":
+        # The token before a block is clean by the time the block is decoded, so its clean row predicts.
+        begins = blocks != blocks.roll(1, 1)
+        shifted = torch.where(begins, shifted + blocks.shape[1], shifted)
+    shifted[:, 0] = -1
+    return shifted
 
 
 def diffusion_loss(
     hidden: Callable[[Tensor, Tensor, Tensor], Tensor],
     head: Tensor,
-    layout: Layout,
-    batch: tuple[Tensor, Tensor, Tensor, Tensor],
+    batch: Batch,
     mask_token_id: int,
+    config: ConversionConfig,
 ) -> Tensor:
-    """-Σ over masked i of weight_i / t_i · log p(x_i), over Σ of all weights: Eq. 1 for each token of the
-    row.
+    """-Σ over masked i of weight_i / t_i · log p(x_i), over Σ of all weights: Eq. 1 per token of the rows.
 
-    batch: ids, weights, masked, level, each (rows, length); hidden: (ids, positions, allow) -> final states.
+    hidden: (ids, positions, allow) -> final states.
     """
-    ids, weights, masked, level = batch
-    states = hidden(layout.inputs(ids, masked, mask_token_id), layout.positions, layout.allow)
-    row, at = (masked & layout.predictable).nonzero(as_tuple=True)
-    logits = F.linear(states[row, layout.predictor[at]], head)
+    inputs = batch.ids.masked_fill(batch.masked, mask_token_id)
+    positions = torch.arange(inputs.shape[1], device=inputs.device)
+    if config.attention == "block_diff":
+        inputs, positions = torch.cat((inputs, batch.ids), 1), positions.repeat(2)
+        allow = training_mask(batch.blocks)
+    else:
+        all_one = config.attention == "bidirectional"
+        allow = causal_block_mask(torch.zeros_like(batch.blocks) if all_one else batch.blocks)
+    states = hidden(inputs, positions, allow[:, None])
+    predictor = predictors(config, batch.blocks)
+    row, at = (batch.masked & (predictor >= 0)).nonzero(as_tuple=True)
+    logits = F.linear(states[row, predictor[row, at]], head)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = F.cross_entropy(logits, ids[row, at].long(), reduction="none")
-    return (losses * (weights / level)[row, at]).sum() / weights.sum()
+    losses = F.cross_entropy(logits, batch.ids[row, at], reduction="none")
+    return (losses * (batch.weights / batch.level)[row, at]).sum() / batch.weights.sum()
 
 
 def special_ids(base: Path, hf_config: dict, config: ConversionConfig) -> tuple[int, int]:
@@ -179,19 +200,15 @@ def convert(
     device = config.torch_device()
     decoder.to(device).train()
     batches = Batches(documents, config.length, config.rows, config.seed, config.prompt_weight)
-    layout = Layout(config, device)
     hidden = torch.compile(decoder.hidden) if config.compile else decoder.hidden
     generator = torch.Generator()
 
     def loss_of(step: int) -> Tensor:
         generator.manual_seed((config.seed << 32) + step)
-        noise_block = config.length if config.sequence_noise else config.block_size
-        masks = draw_masks(
-            config.rows, config.length, noise_block, config.half_life_ratio, generator, config.min_level
-        )
-        batch = tuple(part.to(device) for part in (*map(torch.from_numpy, batches(step)), *masks))
+        batch = noisy_batch(batches(step), config, generator)
+        batch = Batch(**{name: part.to(device) for name, part in vars(batch).items()})
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            return diffusion_loss(hidden, decoder.head_weight, layout, batch, mask)
+            return diffusion_loss(hidden, decoder.head_weight, batch, mask, config)
 
     evaluate = every and (every[0], lambda step: every[1](decoder, step))
     state_file = out / "resume.pt"

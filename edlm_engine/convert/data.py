@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 
@@ -94,10 +94,12 @@ def encode_jsonl(
 
 @dataclass(frozen=True)
 class Rows:
-    """Packed rows: token ids, int32 (rows, length), and each token's loss weight, fp32 (rows, length)."""
+    """Packed rows, each array (rows, length): token ids int32, loss weights fp32, and bool `starts`, True at
+    the first token of every document and of every completion."""
 
     ids: np.ndarray
     weights: np.ndarray
+    starts: np.ndarray
 
 
 def segments(documents: Documents, order: np.ndarray, length: int) -> Iterator[tuple[int, int, int]]:
@@ -120,30 +122,30 @@ def pack(documents: Documents, length: int, seed: int, epoch: int, prompt_weight
     order = np.random.default_rng((seed, epoch)).permutation(len(documents))
     source = segments(documents, order, length)
     waiting: list[tuple[int, int, int]] = []
-    ids, weights = [], []
-    row_ids, row_weights, room = [], [], length
-    while True:
-        waiting.extend(islice(source, WAITING - len(waiting)))
-        if not waiting:
-            break
+    full: list[Rows] = []
+    row: list[Rows] = []
+    room = length
+    while waiting := [*waiting, *islice(source, WAITING - len(waiting))]:
         at = next((i for i, (start, end, _) in enumerate(waiting) if end - start <= room), 0)
         start, end, prompt_end = waiting.pop(at)
-        end = min(end, start + room)
-        row_ids.append(documents.ids[start:end])
-        row_weights.append(
-            np.where(np.arange(start, end) < prompt_end, prompt_weight, 1.0).astype(np.float32)
-        )
-        room -= end - start
+        row.append(piece(documents, start, min(end, start + room), prompt_end, prompt_weight))
+        room -= len(row[-1].ids)
         if not room:
-            ids.append(np.concatenate(row_ids))
-            weights.append(np.concatenate(row_weights))
-            row_ids, row_weights, room = [], [], length
-    if not ids:
-        ids, weights = (
-            [np.resize(np.concatenate(row_ids), length)],
-            [np.resize(np.concatenate(row_weights), length)],
-        )
-    return Rows(np.stack(ids), np.stack(weights))
+            full.append(joined(row, np.concatenate))
+            row, room = [], length
+    if full:
+        return joined(full, np.stack)
+    return joined([joined(row, np.concatenate)], lambda parts: np.resize(parts[0], (1, length)))
+
+
+def piece(documents: Documents, start: int, end: int, prompt_end: int, prompt_weight: float) -> Rows:
+    at = np.arange(start, end)
+    weights = np.where(at < prompt_end, prompt_weight, 1.0).astype(np.float32)
+    return Rows(documents.ids[start:end], weights, (at == start) | (at == prompt_end))
+
+
+def joined(parts: list[Rows], join) -> Rows:
+    return Rows(*(join([getattr(part, field.name) for part in parts]) for field in fields(Rows)))
 
 
 class Batches:
@@ -156,13 +158,12 @@ class Batches:
         self.load(0)
         self.per_epoch = max(1, len(self.packed.ids) // rows)
 
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ids int32, weights fp32), each (rows, length)."""
+    def __call__(self, step: int) -> Rows:
         epoch, batch = divmod(step, self.per_epoch)
         if epoch != self.epoch:
             self.load(epoch)
         pick = np.arange(batch * self.rows, (batch + 1) * self.rows) % len(self.packed.ids)
-        return self.packed.ids[pick], self.packed.weights[pick]
+        return joined([self.packed], lambda parts: parts[0][pick])
 
     def load(self, epoch: int) -> None:
         self.packed = pack(self.documents, self.length, self.seed, epoch, self.prompt_weight)

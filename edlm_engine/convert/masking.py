@@ -8,57 +8,69 @@ import torch
 from torch import Tensor
 
 
-def training_mask(length: int, block: int) -> Tensor:
-    """Bool (2·length, 2·length), True where query (row) may see key (column) of [noisy | clean] (Fig. 2d).
+def number_blocks(starts: Tensor, block: int) -> Tensor:
+    """Block number of every token, int64 (rows, length): a block begins at each True of `starts` (rows,
+    length) and after every `block` tokens from there."""
+    at = torch.arange(starts.shape[1], device=starts.device)
+    since = at - torch.where(starts, at, 0).cummax(1).values
+    return (since % block == 0).cumsum(1) - 1
 
-    Noisy rows see their own noisy block and the earlier clean blocks; clean rows see the clean blocks up to
-    their own.
+
+def training_mask(blocks: Tensor) -> Tensor:
+    """Bool (…, 2·length, 2·length), True where query (row) may see key (column) of [noisy | clean] (Fig. 2d).
+
+    blocks: block number of every token, (…, length). Noisy rows see their own noisy block and the earlier
+    clean blocks; clean rows see the clean blocks up to their own.
     """
-    blocks = torch.arange(length) // block
-    query, key = blocks[:, None], blocks[None, :]
-    same, earlier, nothing = query == key, query > key, torch.zeros(length, length, dtype=torch.bool)
-    noisy = torch.cat((same, earlier), 1)
-    clean = torch.cat((nothing, same | earlier), 1)
-    return torch.cat((noisy, clean))
+    query, key = blocks[..., :, None], blocks[..., None, :]
+    same, earlier = query == key, query > key
+    noisy = torch.cat((same, earlier), -1)
+    clean = torch.cat((torch.zeros_like(same), same | earlier), -1)
+    return torch.cat((noisy, clean), -2)
 
 
-def causal_block_mask(length: int, block: int) -> Tensor:
-    """Bool (length, length): each row sees its own and earlier blocks; training without clean context."""
-    blocks = torch.arange(length) // block
-    return blocks[:, None] >= blocks[None, :]
+def causal_block_mask(blocks: Tensor) -> Tensor:
+    """Bool (…, length, length): rows see their own and earlier blocks; training without clean context."""
+    return blocks[..., :, None] >= blocks[..., None, :]
 
 
-def position_log_weights(level: Tensor, block: int, half_life_ratio: float | None) -> Tensor:
-    """log w_i(t) = β·(1 - t)·i with β = ln 2 / (λ·L'), paper Eq. 2; (*level.shape, block).
+def position_log_weights(
+    level: Tensor, position: Tensor, block: int, half_life_ratio: float | None
+) -> Tensor:
+    """log w_i(t) = β·(1 - t)·i with β = ln 2 / (λ·L'), paper Eq. 2, of noise levels t and positions i in a
+    block.
 
-    level: noise levels t; half_life_ratio: λ, the share of a block over which the weight doubles as t → 0;
-    None is uniform masking (λ → ∞).
+    half_life_ratio: λ, the share of a block of L' tokens over which the weight doubles as t → 0; None is
+    uniform masking (λ → ∞).
     """
     beta = 0.0 if half_life_ratio is None else math.log(2) / (half_life_ratio * block)
-    return beta * (1 - level)[..., None] * torch.arange(block, dtype=torch.float32)
+    return beta * (1 - level) * position
 
 
 def draw_masks(
-    rows: int,
-    length: int,
+    blocks: Tensor,
     block: int,
     half_life_ratio: float | None,
     generator: torch.Generator,
     min_level: float = 1e-3,
 ) -> tuple[Tensor, Tensor]:
-    """(masked bool, noise level fp32), each (rows, length).
+    """(masked bool, noise level fp32), each (rows, length), for block numbers (rows, length).
 
     Every block has its own level t ~ U(min_level, 1) and exactly round(t · its length) masks, possibly none,
-    drawn without replacement with chances proportional to w_i(t) by Gumbel-top-k (§3.3). A short last block
+    drawn without replacement with chances proportional to w_i(t) by Gumbel-top-k (§3.3). A shorter block
     keeps the nominal block length in β.
     """
-    count = -(-length // block)
-    level = min_level + (1 - min_level) * torch.rand(rows, count, generator=generator)
-    inside = torch.arange(count * block).view(count, block) < length
-    uniform = torch.rand(rows, count, block, generator=generator, dtype=torch.float64).clamp_min(1e-300)
-    scores = position_log_weights(level, block, half_life_ratio) - torch.log(-torch.log(uniform))
-    scores = scores.masked_fill(~inside, -torch.inf)
-    rank = scores.argsort(-1, descending=True).argsort(-1)
-    masked = rank < torch.round(level * inside.sum(-1))[..., None]
-    levels = level[..., None].expand(rows, count, block)
-    return masked.flatten(1)[:, :length], levels.flatten(1)[:, :length].contiguous()
+    rows, length = blocks.shape
+    level = min_level + (1 - min_level) * torch.rand(rows, length, generator=generator).gather(1, blocks)
+    size = torch.zeros_like(blocks).scatter_add_(1, blocks, torch.ones_like(blocks))
+    first = (size.cumsum(1) - size).gather(1, blocks)
+    size = size.gather(1, blocks)
+    at = torch.arange(length).expand(rows, length)
+    uniform = torch.rand(rows, length, generator=generator, dtype=torch.float64).clamp_min(1e-300)
+    scores = position_log_weights(level, at - first, block, half_life_ratio) - torch.log(-torch.log(uniform))
+    by_score = scores.argsort(1, descending=True)
+    order = by_score.gather(
+        1, blocks.gather(1, by_score).argsort(dim=1, stable=True)
+    )  # by block, then by score
+    rank = torch.empty_like(order).scatter_(1, order, at) - first
+    return rank < torch.round(level * size), level

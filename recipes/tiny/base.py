@@ -87,7 +87,8 @@ def train_base(
     loss = torch.compile(autoregressive_loss) if config.compile else autoregressive_loss
 
     def loss_of(step: int) -> Tensor:
-        ids, weights = (torch.from_numpy(part) for part in batches(step))
+        rows = batches(step)
+        ids, weights = torch.from_numpy(rows.ids), torch.from_numpy(rows.weights)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.bf16):
             return loss(model, ids, weights)
 
