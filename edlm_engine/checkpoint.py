@@ -68,16 +68,16 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file. Raises CheckpointError naming the file when there is none."""
+def read_json(path: Path, kind: type = dict) -> dict | list:
+    """The object (or list) in a JSON file. Raises CheckpointError naming the file when there is none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: file is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: no valid JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: must hold an object, holds a {type(data).__name__}")
+    if not isinstance(data, kind):
+        raise CheckpointError(f"{path}: must hold a {kind.__name__}, holds a {type(data).__name__}")
     return data
 
 

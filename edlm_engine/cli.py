@@ -87,10 +87,10 @@ def demo(
     from .live import show_live
 
     console = Console(highlight=False)
-    examples = read_json(resolve(model) / "examples.json")["examples"]
+    examples = read_json(resolve(model) / "examples.json", list)
     with Engine(model) as engine:
         for example in examples:
-            console.rule(example["title"])
+            console.rule(escape(example["task"]))
             chunks = engine.stream(example["prompt"], max_new_tokens=160)
             result = show_live(example["prompt"], chunks, engine.tokenizer, delay)
             slowed = f"; shown at {delay} s per step" if console.is_terminal else ""
