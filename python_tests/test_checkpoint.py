@@ -151,7 +151,7 @@ def test_broken_json(folder, text):
 
 def test_json_that_is_no_object(folder):
     (folder / "generation_config.json").write_text("[1]")
-    refuse(folder, f"{folder / 'generation_config.json'}: must hold an object, holds a list")
+    refuse(folder, f"{folder / 'generation_config.json'}: must hold a dict, holds a list")
 
 
 def test_nowhere_to_be_found(tmp_path):

@@ -1,6 +1,7 @@
 """The edlm command: what it prints, and errors in one line."""
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from checkpoints import MASK, config_dict, write_ar_checkpoint, write_checkpoint
 
 from edlm_engine import Engine, cli
+from edlm_engine.checkpoint import ASSETS
 
 PROMPT = "w3 w14 w15"
 OPTIONS = ("--dtype", "float32", "--max-new-tokens", "20")
@@ -100,6 +102,33 @@ def test_live_prints_brackets_as_they_are(capsys):
     chunk = Chunk([0, 1], [0, 1], [0.99, 0.5], range(2), "", generation)
     assert show_live("[bold]", [chunk], Brackets(), 0) is generation
     assert capsys.readouterr().out.splitlines()[-1] == "[red][/b]"
+
+
+def test_demo(edlm, tmp_path):
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    code, _, err = edlm("demo", "--model", str(folder))
+    assert code == 1 and err.endswith("examples.json: file is missing\n")
+    with Engine(folder) as engine:
+        text = engine.generate(PROMPT, max_new_tokens=160).text
+    examples = [{"task": "[lists]", "prompt": PROMPT, "text": answer} for answer in (text, "something else")]
+    (folder / "examples.json").write_text(json.dumps(examples))
+    code, out, _ = edlm("demo", "--model", str(folder))
+    assert code == 0 and out.count("[lists]") == 2 and out.count("▒▒") > 2
+    assert out.index("\nas expected") < out.index("\nNOT the expected text")
+
+
+def test_bundled_model_solves_its_examples():
+    """As `edlm demo` shows them, alone and in one batch."""
+    path = ASSETS / "edlm-tiny" / "examples.json"
+    if not path.exists():
+        pytest.skip("edlm-tiny is not in the package")
+    examples = json.loads(path.read_text())
+    assert examples
+    with Engine("edlm-tiny", dtype="float32") as engine:
+        together = engine.generate([example["prompt"] for example in examples], max_new_tokens=160)
+        for example, result in zip(examples, together, strict=True):
+            assert (result.text, result.finish_reason) == (example["text"], "eos")
+            assert engine.generate(example["prompt"], max_new_tokens=160).token_ids == result.token_ids
 
 
 def test_info(edlm):
