@@ -12,16 +12,18 @@ import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from evaluate import engine_accuracy
 from generate import Decoding
 from quick import accuracy, line, sample
 from results import write_json
 from tokenizers import Tokenizer
 
+from edlm_engine import Engine
 from edlm_engine.convert import ConversionConfig, convert
 from edlm_engine.convert.checkpoint import load_decoder
 
 STEPS = 150
-COUNT = 240
+COUNT = 300
 BLOCKS = (4, 8, 16, 32)
 THRESHOLDS = (None, 0.9, 0.7, 0.5, 0.3)
 UNIFORM = {"half_life_ratio": None}
@@ -55,8 +57,13 @@ def converted(work: Path, config: ConversionConfig) -> Path:
 
 
 def measured(folder: Path, tokenizer: Tokenizer, how: Decoding) -> dict:
-    """Accuracy with its binomial standard error."""
-    result = accuracy(load_decoder(folder)[0].eval(), tokenizer, sample(COUNT), how)
+    """Accuracy with its binomial standard error; by the engine, where the engine runs such a model."""
+    problems = sample(COUNT)
+    if how.bidirectional or how.shift:
+        result = accuracy(load_decoder(folder)[0].eval(), tokenizer, problems, how)
+    else:
+        with Engine(str(folder), block_length=how.block) as engine:
+            result = engine_accuracy(engine, problems, how.threshold)
     result["standard_error"] = math.sqrt(result["exact"] * (1 - result["exact"]) / COUNT)
     print(f"  {folder.name} block {how.block} threshold {how.threshold}: {line(result)}", flush=True)
     return result
