@@ -1,4 +1,4 @@
-"""End-to-end latency on one thread: the bundled model on its examples, random weights of the 0.6B Qwen3 shape.
+"""End-to-end latency on one thread: the bundled model on its examples, random weights of the 0.6B shape.
 
 Random weights are never sure of anything, so the 0.6B runs the fixed schedule: its tokens per forward are set
 here, and the time per forward is what is measured. Columns beside the time (printed, and in
