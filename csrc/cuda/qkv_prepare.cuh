@@ -4,7 +4,7 @@
 
 #include <stdexcept>
 
-#include "../plan.h"
+#include "../plan_cuda.h"
 #include "launch.cuh"
 #include "vector.cuh"
 

@@ -3,7 +3,7 @@
 
 #include <stdexcept>
 
-#include "../plan.h"
+#include "../plan_cuda.h"
 #include "launch.cuh"
 #include "vector.cuh"
 

@@ -1,7 +1,7 @@
 // A thread per 16 bytes of the output.
 #pragma once
 
-#include "../plan.h"
+#include "../plan_cuda.h"
 #include "launch.cuh"
 #include "vector.cuh"
 

@@ -2,7 +2,7 @@
 // memory: at most some hundred.
 #pragma once
 
-#include "../plan.h"
+#include "../plan_cuda.h"
 #include "launch.cuh"
 #include "vector.cuh"
 

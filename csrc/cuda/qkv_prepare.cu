@@ -1,0 +1,6 @@
+#include "qkv_prepare.cuh"
+#include "kernels.h"
+
+namespace edlm {
+void qkv_prepare_cuda(const QkvPrepareParams& params, void* stream) { cuda::qkv_prepare(params, static_cast<cuda::Stream>(stream)); }
+} // namespace edlm

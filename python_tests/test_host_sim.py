@@ -1,0 +1,59 @@
+"""The simulator itself: a kernel that is right passes, and each way to break it is caught."""
+
+import pytest
+import torch
+from host_sim import HostSim, SimulatorError, poisoned
+
+FAULTS = ["none", "no_wait", "no_barrier", "early_overwrite", "over_read_global", "over_read_shared",
+          "unwritten_output", "divergent_barrier", "divergent_warp", "unordered_launch"]  # fmt: skip
+SEEDS = range(6)
+
+
+def outcome(simulator: HostSim, fault: str, seed: int) -> str:
+    """right, wrong (the output is not the input reversed by 256 plus 1), or what the simulator said."""
+    x = torch.randn(1024, generator=torch.Generator().manual_seed(seed))
+    out = poisoned(1024)
+    try:
+        simulator.run("broken", seed, outputs=["out"], fault=FAULTS.index(fault), count=1024, input=x, out=out)
+    except SimulatorError as error:
+        return str(error)
+    return "right" if torch.equal(out, x.view(-1, 256).flip(1).flatten() + 1) else "wrong"
+
+
+@pytest.fixture(scope="module", params=["plain", "sanitized"])
+def simulator(request) -> HostSim:
+    return HostSim(request.param)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_right_kernel_passes(simulator, seed):
+    assert outcome(simulator, "none", seed) == "right"
+
+
+@pytest.mark.parametrize("fault", ["no_wait", "unwritten_output"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_poison_shows_with_any_order(simulator, fault, seed):
+    assert outcome(simulator, fault, seed) == "wrong"
+
+
+@pytest.mark.parametrize("fault", ["no_barrier", "early_overwrite"])
+def test_some_order_of_threads_shows_a_race(simulator, fault):
+    assert "wrong" in {outcome(simulator, fault, seed) for seed in SEEDS}
+
+
+@pytest.mark.parametrize("fault", ["over_read_global", "over_read_shared"])
+def test_sanitizer_sees_over_reads(fault):
+    assert "heap-buffer-overflow" in outcome(HostSim("sanitized"), fault, 0)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("divergent_barrier", "is stuck"),
+        ("divergent_warp", "is stuck"),
+        ("unordered_launch", "without having waited for the previous kernel"),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 3])
+def test_threads_that_do_not_meet_are_named(simulator, fault, message, seed):
+    assert message in outcome(simulator, fault, seed)
