@@ -1,6 +1,8 @@
 """Many callers: threads, event loops, and several engines in one process."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -211,3 +213,13 @@ def test_errors_reach_async_callers(engine):
             await task
 
     asyncio.run(run())
+
+
+def test_process_ends_while_a_request_runs(folder):
+    """No hang, no noise: the engine is closed at exit."""
+    code = (
+        "from edlm_engine import Engine; import sys; engine = Engine(sys.argv[1]);"
+        "stream = engine.stream([1, 2], max_new_tokens=500, threshold=None); next(stream); print('left')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
