@@ -32,8 +32,14 @@ class Canvas:
         self._end = len(chunk.generation.token_ids) if chunk.generation else chunk.block.stop
 
     def render(self) -> Text:
+        """Prompt and output."""
         text = Text(self._prompt, style="dim")
-        for position in range(self._end):
+        return text.append_text(self.render_output(0))
+
+    def render_output(self, begin: int) -> Text:
+        """The output from position `begin` on."""
+        text = Text()
+        for position in range(begin, self._end):
             if position in self._tokens:
                 token, confidence = self._tokens[position]
                 colour = next(colour for low, colour in _COLOURS if confidence >= low)
@@ -53,15 +59,17 @@ def legend() -> Text:
 def show_live(prompt: str, chunks: Iterable[Chunk], tokenizer: Tokenizer, delay: float) -> Generation:
     """Draw a stream as it comes, `delay` seconds per denoising step; returns its Generation.
 
-    On a terminal one picture changes in place; elsewhere every step prints its state of the output.
+    On a terminal one picture changes in place; elsewhere every step prints a line: its number, how many
+    tokens it committed, and its block.
     """
     canvas, console = Canvas(prompt, tokenizer), Console(file=sys.stdout, highlight=False)
     chunk = None
     if not console.is_terminal:
         for step, chunk in enumerate(chunks, 1):
             canvas.update(chunk)
-            console.print(f"── step {step}, {len(chunk.positions)} committed")
-            console.print(canvas.render().plain.removeprefix(prompt), soft_wrap=True, markup=False)
+            block = canvas.render_output(chunk.block.start).plain.replace("\n", "↵")
+            console.print(f"{step:>3} +{len(chunk.positions):<2} {block}", soft_wrap=True, markup=False)
+        console.print(canvas.render_output(0).plain, soft_wrap=True, markup=False)
         return chunk.generation
     console.print(legend())
     with Live(console=console, auto_refresh=False) as live:

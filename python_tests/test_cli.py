@@ -81,7 +81,7 @@ def test_chat(edlm, expected):
 def test_live_without_a_terminal_prints_every_step(edlm, expected):
     result = expected()
     code, out, _ = edlm("generate", PROMPT, "--live", "--delay", "0", *OPTIONS)
-    steps = re.findall(r"^── step (\d+), (\d+) committed$", out, re.M)
+    steps = re.findall(r"^ *(\d+) \+(\d+) ", out, re.M)
     assert code == 0 and [int(number) for number, _ in steps] == list(range(1, result.forwards.denoising + 1))
     assert sum(int(count) for _, count in steps) >= len(result.token_ids)
     assert "▒▒" in out and "▒▒" not in out.splitlines()[-1] and "\x1b" not in out
