@@ -94,7 +94,7 @@ def demo(
             chunks = engine.stream(example["prompt"], max_new_tokens=160)
             result = show_live(example["prompt"], chunks, engine.tokenizer, delay)
             slowed = f"; shown at {delay} s per step" if console.is_terminal else ""
-            console.print(f"\n{summary(result)}{slowed}", style="dim")
+            console.print(f"\n{summary(result)}{slowed}", style="dim", soft_wrap=True)
             verdict = "as expected" if result.text == example["text"] else "NOT the expected text"
             console.print(f"{verdict}\n", style="green" if verdict == "as expected" else "bold red")
 
