@@ -148,6 +148,16 @@ def test_stream_with_a_stop_string_never_shows_it(engine):
     assert max(chunks[-1].positions) < len(result.token_ids)
 
 
+def test_last_chunk_ends_where_the_output_ends(engine):
+    """A whole block in one step, with a stop id in its middle."""
+    params = {"threshold": None, "steps_per_block": 1, "temperature": 1.0, "seed": 2, "ignore_eos": True}
+    free = engine.generate(PROMPT, max_new_tokens=16, **params).token_ids
+    end = next(i for i in range(3, 15) if free[i] not in free[:i])
+    (chunk,) = engine.stream(PROMPT, max_new_tokens=16, stop_token_ids=[free[end]], **params)
+    assert chunk.positions == list(range(end + 1))
+    assert chunk.token_ids == chunk.generation.token_ids == free[: end + 1]
+
+
 def test_stream_closed_early_frees_its_pages(engine):
     stream = engine.stream(PROMPT, max_new_tokens=500, threshold=None)
     next(stream)
