@@ -76,6 +76,8 @@ def test_the_stop_string_that_completes_first_wins():
     assert feed(record, "xabcdef")[-1] == "xab"
     record = transcript(stop=["d", "abc"])
     assert feed(record, "xabcd")[-1] == "x"
+    record = transcript(stop=["cd", "abcd", "d"])  # all at once: the text ends before the longest
+    assert feed(record, "xabcd")[-1] == "x"
 
 
 def test_stop_string_that_overlaps_itself():
