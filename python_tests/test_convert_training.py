@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from edlm_engine.convert import ConversionConfig, convert
 from edlm_engine.convert.checkpoint import decoder_config, load_decoder, save_checkpoint
 from edlm_engine.convert.conversion import Batch, diffusion_loss, noisy_batch
-from edlm_engine.convert.data import Rows
+from edlm_engine.convert.data import Batches, Documents, Rows, pack
 from edlm_engine.convert.model import Decoder
 
 VOCABULARY = {"<|endoftext|>": 0, "<|mask|>": 1, **{letter: i + 2 for i, letter in enumerate("abcdefgh")}}
@@ -257,3 +257,27 @@ def test_bad_input_is_refused_before_training(base, data, tmp_path):
 def test_settings_out_of_range_are_named(field, value):
     with pytest.raises(ValueError, match=field):
         replace(QUICK, **{field: value})
+
+
+def test_packed_rows_are_whole_documents_with_completions_marked():
+    ids = np.arange(30, dtype=np.int32)
+    documents = Documents(ids, np.array([0, 7, 12, 18, 30]), np.array([3, 2, 0, 5], np.int32))
+    rows = pack(documents, 10, seed=0, epoch=0, prompt_weight=0.25)
+    assert rows.ids.shape == rows.weights.shape == rows.starts.shape and rows.ids.shape in ((2, 10), (3, 10))
+    begins, completions = {0, 7, 12, 18, 28}, {3, 9, 23}  # the document of twelve tokens is cut into rows
+    assert set(rows.ids[:, 0].tolist()) <= begins
+    assert set(rows.ids[rows.starts].tolist()) <= completions
+    for row in range(len(rows.ids)):
+        for at, token in enumerate(rows.ids[row].tolist()):
+            in_prompt = token < 3 or 7 <= token < 9 or 18 <= token < 23
+            assert rows.weights[row, at] == (0.25 if in_prompt else 1.0)
+            assert at == 0 or token == rows.ids[row, at - 1] + 1 or token in begins
+    assert (pack(documents, 10, 0, 0, 0.25).ids == rows.ids).all()
+    assert any((pack(documents, 10, 0, epoch, 0.25).ids != rows.ids).any() for epoch in range(1, 6))
+
+
+def test_batches_depend_on_the_step_alone():
+    documents = Documents(np.arange(100, dtype=np.int32), np.arange(0, 101, 10), np.zeros(10, np.int32))
+    forward, again = (Batches(documents, 20, 2, seed=3, prompt_weight=1.0) for _ in range(2))
+    seen = [forward(step).ids for step in range(6)]
+    assert all((again(step).ids == seen[step]).all() for step in (5, 0, 3))

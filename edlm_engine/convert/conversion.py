@@ -31,8 +31,9 @@ class ConversionConfig(TrainConfig):
     sequence, block-causal) and "bidirectional" (one noisy sequence, all see all). token_shift: logits at i
     are for token i + 1, as in AR models. sequence_noise: one noise level for the whole row instead of one
     per block. min_level: smallest noise level. mask_token_id: an existing row of the embedding; None takes
-    the tokenizer's mask token. align_blocks: count blocks anew from the beginning of every document and of
-    every completion, as decoding does, instead of from the beginning of the packed row, as the paper does.
+    the tokenizer's mask token. align_blocks: begin a block at every completion, as decoding does, and
+    not only every `block_size` tokens of the packed row, as the paper does. (No block begins at the document
+    after it: a block that ended with the answer would tell where the answer ends.)
     """
 
     final_learning_rate: float = 3e-6

@@ -95,7 +95,7 @@ def encode_jsonl(
 @dataclass(frozen=True)
 class Rows:
     """Packed rows, each array (rows, length): token ids int32, loss weights fp32, and bool `starts`, True at
-    the first token of every document and of every completion."""
+    the first token of every completion that follows a prompt."""
 
     ids: np.ndarray
     weights: np.ndarray
@@ -141,7 +141,7 @@ def pack(documents: Documents, length: int, seed: int, epoch: int, prompt_weight
 def piece(documents: Documents, start: int, end: int, prompt_end: int, prompt_weight: float) -> Rows:
     at = np.arange(start, end)
     weights = np.where(at < prompt_end, prompt_weight, 1.0).astype(np.float32)
-    return Rows(documents.ids[start:end], weights, (at == start) | (at == prompt_end))
+    return Rows(documents.ids[start:end], weights, (at == prompt_end) & (at > start))
 
 
 def joined(parts: list[Rows], join) -> Rows:

@@ -27,11 +27,13 @@ from edlm_engine.convert.train import TrainConfig
 HERE = Path(__file__).resolve().parent
 WORK, RESULTS = HERE / "work", HERE / "results"
 BASE_TRAINING = TrainConfig(
-    steps=3000,
+    steps=2350,
     rows=16,
     length=256,
     learning_rate=3e-3,
     warmup_steps=50,
+    cosine_steps=3000,
+    cooldown_steps=600,
     optimizer="muon",
     muon_learning_rate=0.02,
     prompt_weight=0.1,
@@ -66,7 +68,7 @@ def tokenizer() -> Tokenizer:
 
 
 def train_base() -> None:
-    watch = (500, quick.reporter(tokenizer(), AUTOREGRESSIVE))
+    watch = (200, quick.reporter(tokenizer(), AUTOREGRESSIVE))
     base.train_base(
         WORK / "base",
         WORK / "base-run",

@@ -20,7 +20,7 @@ from tasks.sandbox import run_function
 HELD_OUT_ONE_IN = 16
 TASKS = {"arithmetic": arithmetic, "python": functions, "json": extraction, "lists": lists}
 # Shares in training follow difficulty: a model of this size masters the Python functions first.
-TRAINING_MIX = ("arithmetic", "lists", "json") * 2 + ("arithmetic", "lists", "python")
+TRAINING_MIX = ("arithmetic", "lists") * 3 + ("json", "python")
 
 
 @dataclass(frozen=True)

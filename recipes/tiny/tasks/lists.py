@@ -16,15 +16,28 @@ def running_sum(xs: list[int]) -> str:
     return "\n".join([*lines, f"The sum is {total}."])
 
 
+def kept(xs: list[int], keep: str, name) -> str:
+    """Every number with its name, then those that are called `keep`."""
+    names = ", ".join(f"{x} {name(x)}" for x in xs)
+    return f"{names}\nThe result is {[x for x in xs if name(x) == keep]}."
+
+
+def parity(x: int) -> str:
+    return "odd" if x % 2 else "even"
+
+
+def side(k: int):
+    return lambda x: "greater" if x > k else "less"
+
+
 OPERATIONS = {
     "Sort {xs} in ascending order.": lambda xs, k: sorted(xs),
     "Sort {xs} in descending order.": lambda xs, k: sorted(xs, reverse=True),
     "Reverse the list {xs}.": lambda xs, k: xs[::-1],
-    "Keep the even numbers of {xs}.": lambda xs, k: [x for x in xs if x % 2 == 0],
-    "Keep the odd numbers of {xs}.": lambda xs, k: [x for x in xs if x % 2],
-    "Keep the numbers of {xs} greater than {k}.": lambda xs, k: [x for x in xs if x > k],
-    "Keep the numbers of {xs} less than {k}.": lambda xs, k: [x for x in xs if x < k],
-    "Add {k} to each number of {xs}.": lambda xs, k: [x + k for x in xs],
+    "Keep the even numbers of {xs}.": lambda xs, k: kept(xs, "even", parity),
+    "Keep the odd numbers of {xs}.": lambda xs, k: kept(xs, "odd", parity),
+    "Keep the numbers of {xs} greater than {k}.": lambda xs, k: kept(xs, "greater", side(k)),
+    "Keep the numbers of {xs} less than {k}.": lambda xs, k: kept(xs, "less", side(k)),
     "Give the first and the last number of {xs}.": lambda xs, k: [xs[0], xs[-1]],
     "Find the largest number of {xs}.": lambda xs, k: max(xs),
     "Find the smallest number of {xs}.": lambda xs, k: min(xs),
@@ -35,8 +48,7 @@ OPERATIONS = {
 def draw(rng: random.Random):
     """(template, operands, message, completion, checks) of a random list operation."""
     text = rng.choice(tuple(OPERATIONS))
-    xs = rng.sample(range(100), rng.randint(3, 6))
-    k = rng.randint(2, 9) if text.startswith("Add {k}") else rng.randint(10, 89)
+    *xs, k = rng.sample(range(100), rng.randint(4, 7))
     operands = (tuple(xs), k) if "{k}" in text else (tuple(xs),)
     result = OPERATIONS[text](xs, k)
     answer = result if isinstance(result, str) else f"The result is {result}."
