@@ -18,7 +18,7 @@ constexpr std::int64_t grain_size(std::int64_t cost_per_item) {
 // Attention: packed query rows of a work item, and keys that it handles at a time (a multiple of kKeyGroup, which
 // divides every page size).
 constexpr std::int64_t kRowTile = 64;
-constexpr std::int64_t kKeyTile = 64;
+constexpr std::int64_t kKeyTile = 128;
 constexpr std::int64_t kKeyGroup = 16;
 
 // Row statistics: hidden rows and ids whose logits are held at a time, and ids that are sampled together.

@@ -1,3 +1,5 @@
+// A work item is a tile of packed query rows of one kv head. Its scores are computed transposed, S^T [keys, rows]: keys
+// are read from their pages as they lie, the queries are packed once, and the softmax runs along lanes of rows.
 #include "../plan.h"
 #include "gemm_tile.h"
 #include "kernels.h"
@@ -6,19 +8,19 @@
 namespace edlm::cpu::EDLM_ISA {
 namespace {
 
-// A thread's scratch: operands of the two matrix products of one tile, and the state of the online softmax.
+// A thread's scratch.
 template <class T>
 struct Workspace {
-  T* q;                // [kRowTile, dim]
-  std::uint32_t* k;    // units [dim / kPerUnit, kKeyTile]
-  std::uint32_t* v;    // units [kKeyTile / kPerUnit, dim]
-  float* scores;       // [kRowTile, kKeyTile]
-  T* weights;          // [kRowTile, kKeyTile]: e^(score - max)
-  float* out;          // [kRowTile, dim], not yet divided by sum
-  float *max, *sum;    // [kRowTile]
+  std::uint32_t* q;       // units [dim / kPerUnit, kRowTile]
+  float* scores;          // [kKeyTile, kRowTile]
+  std::uint32_t* weights; // units [kKeyTile / kPerUnit, kRowTile]: e^(score - max)
+  std::uint32_t* v;       // units [kKeyTile / kPerUnit, dim]
+  float* out;             // [kRowTile, dim], not yet divided by sum
+  float *max, *sum;       // [kRowTile]
+  std::int32_t* limit;    // [kRowTile]: the keys that a row sees
 
   static std::int64_t bytes(std::int64_t dim) {
-    return kRowTile * (dim * sizeof(T) + kKeyTile * (4 + sizeof(T)) + dim * 4 + 8) + 2 * kKeyTile * dim * sizeof(T);
+    return kRowTile * (dim * (sizeof(T) + 4) + kKeyTile * (sizeof(T) + 4) + 12) + kKeyTile * dim * sizeof(T);
   }
 
   Workspace(void* memory, std::int64_t dim) {
@@ -27,25 +29,16 @@ struct Workspace {
       field = reinterpret_cast<std::remove_reference_t<decltype(field)>>(at);
       at += bytes;
     };
-    take(out, kRowTile * dim * 4);
-    take(scores, kRowTile * kKeyTile * 4);
     take(q, kRowTile * dim * sizeof(T));
-    take(k, kKeyTile * dim * sizeof(T));
+    take(scores, kKeyTile * kRowTile * 4);
+    take(weights, kKeyTile * kRowTile * sizeof(T));
     take(v, kKeyTile * dim * sizeof(T));
-    take(weights, kRowTile * kKeyTile * sizeof(T));
+    take(out, kRowTile * dim * 4);
     take(max, kRowTile * 4);
     take(sum, kRowTile * 4);
+    take(limit, kRowTile * 4);
   }
 };
-
-// k [kKeyGroup, dim] -> units [dim / kPerUnit, kKeyTile], the columns from `column` on.
-template <class T>
-void pack_keys(const T* k, std::int64_t dim, std::uint32_t* packed) {
-  const std::int64_t units = dim / kPerUnit<T>;
-  for (std::int64_t key = 0; key < kKeyGroup; ++key)
-    for (std::int64_t u = 0; u < units; ++u)
-      std::memcpy(packed + u * kKeyTile + key, k + (key * units + u) * kPerUnit<T>, 4);
-}
 
 // v [kKeyGroup, dim] -> units [kKeyGroup / kPerUnit, dim]. Keys from `valid` on count as zeros: what lies there is
 // unwritten memory, and 0 * NaN would reach the sums.
@@ -55,82 +48,121 @@ void pack_values(const float* v, std::int64_t dim, std::int64_t valid, std::uint
 }
 
 void pack_values(const bf16* v, std::int64_t dim, std::int64_t valid, std::uint32_t* packed) {
-  for (std::int64_t key = 0; key < kKeyGroup; key += 2) {
-    const bf16 *even = v + key * dim, *odd = even + dim;
-    std::uint32_t* units = packed + key / 2 * dim;
-    for (std::int64_t d = 0; d < dim; ++d) {
-      const std::uint32_t low = key < valid ? even[d].bits : 0, high = key + 1 < valid ? odd[d].bits : 0;
-      units[d] = low | high << 16;
+  const auto row = [=](std::int64_t i, std::int64_t d) {
+    HalfVec half{};
+    if (i < valid) std::memcpy(&half, v + i * dim + d, sizeof(half));
+    return widen(half);
+  };
+  for (std::int64_t key = 0; key < kKeyGroup; key += 2)
+    for (std::int64_t d = 0; d < dim; d += kWidth) {
+      const UintVec units = row(key, d) | row(key + 1, d) << 16;
+      std::memcpy(packed + key / 2 * dim + d, &units, sizeof(units));
+    }
+}
+
+// Weights of a row of kWidth lanes each for kPerUnit neighbouring keys, as units.
+EDLM_INLINE UintVec pack_weights(const Vec (&w)[1], const float*) { return bit_cast<UintVec>(w[0]); }
+
+EDLM_INLINE UintVec pack_weights(const Vec (&w)[2], const bf16*) {
+  return widen(round_bf16(w[0])) | widen(round_bf16(w[1])) << 16;
+}
+
+// Offset in the caches of a kv head's key at a position.
+std::int64_t cache_offset(const BlockAttentionParams& p, std::int64_t slot, std::int64_t kv_head,
+                          std::int64_t position) {
+  const PagedCache& cache = p.cache;
+  const std::int64_t page = cache.page_table[slot * cache.max_pages + position / cache.page_size];
+  return ((page * p.kv_heads + kv_head) * cache.page_size + position % cache.page_size) * p.head_dim;
+}
+
+// Fetches the keys and values of a group.
+template <class T>
+void prefetch(const BlockAttentionParams& p, std::int64_t offset) {
+  const auto *k = static_cast<const T*>(p.cache.k_cache) + offset, *v = static_cast<const T*>(p.cache.v_cache) + offset;
+  for (std::int64_t i = 0; i < kKeyGroup * p.head_dim; i += 64 / sizeof(T)) {
+    __builtin_prefetch(k + i, 0, 2);
+    __builtin_prefetch(v + i, 0, 2);
+  }
+}
+
+// One step of the online softmax (Milakov, Gimelshein, arXiv:1805.02867) for kWidth rows, the lanes: scores
+// [keys, kRowTile] of the keys from `first` on become weights; `keep` is what the earlier output is worth now.
+template <class T>
+EDLM_INLINE Vec softmax_lanes(const float* scores, std::int64_t first, std::int64_t keys, bool mask, IntVec limit,
+                              float scale, std::uint32_t* weights, float* max_at, float* sum_at) {
+  const auto score = [&](std::int64_t key) {
+    const Vec s = load(scores + key * kRowTile);
+    return mask ? (limit > static_cast<std::int32_t>(first + key) ? s : splat(-INFINITY)) : s;
+  };
+  const Vec old_max = load(max_at);
+  Vec largest = splat(-INFINITY);
+  for (std::int64_t key = 0; key < keys; ++key) largest = max(largest, score(key));
+  const Vec new_max = max(largest * scale, old_max);
+  Vec total{};
+  for (std::int64_t key = 0; key < keys; key += kPerUnit<T>) {
+    Vec w[kPerUnit<T>] = {};
+    for (int i = 0; i < kPerUnit<T>; ++i)
+      if (key + i < keys) total += w[i] = exp(fma(score(key + i), splat(scale), -new_max));
+    const UintVec units = pack_weights(w, static_cast<const T*>(nullptr));
+    std::memcpy(weights + key / kPerUnit<T> * kRowTile, &units, sizeof(units));
+  }
+  const Vec keep = exp(old_max - new_max);
+  store(max_at, new_max);
+  store(sum_at, fma(load(sum_at), keep, total));
+  return keep;
+}
+
+template <class T>
+void softmax(const BlockAttentionParams& p, const Workspace<T>& ws, std::int64_t rows, std::int64_t first,
+             std::int64_t keys) {
+  for (std::int64_t row = 0; row < rows; row += kWidth) {
+    IntVec limit;
+    std::memcpy(&limit, ws.limit + row, sizeof(limit));
+    const bool mask = any(limit < static_cast<std::int32_t>(first + keys));
+    const Vec keep = softmax_lanes<T>(ws.scores + row, first, keys, mask, limit, p.scale, ws.weights + row,
+                                      ws.max + row, ws.sum + row);
+    if (!any(keep != splat(1.0f))) continue;
+    for (std::int64_t lane = 0; lane < kWidth; ++lane) {
+      float* out = ws.out + (row + lane) * p.head_dim;
+      for (std::int64_t d = 0; d < p.head_dim; d += kWidth) store(out + d, load(out + d) * keep[lane]);
     }
   }
 }
 
-// Packs the keys [first, first + kKeyTile) of a sequence as far as they lie before `end`; their number, rounded up.
 template <class T>
-std::int64_t pack_tile(const BlockAttentionParams& p, std::int64_t slot, std::int64_t kv_head, std::int64_t first,
-                       std::int64_t end, Workspace<T>& ws) {
-  const PagedCache& cache = p.cache;
-  std::int64_t key = 0;
-  for (; key < kKeyTile && first + key < end; key += kKeyGroup) {
-    const std::int64_t position = first + key;
-    const std::int64_t page = cache.page_table[slot * cache.max_pages + position / cache.page_size];
-    const std::int64_t at =
-        ((page * p.kv_heads + kv_head) * cache.page_size + position % cache.page_size) * p.head_dim;
-    pack_keys(static_cast<const T*>(cache.k_cache) + at, p.head_dim, ws.k + key);
-    pack_values(static_cast<const T*>(cache.v_cache) + at, p.head_dim, std::min(kKeyGroup, end - position),
-                ws.v + key / kPerUnit<T> * p.head_dim);
-  }
-  return key;
-}
-
-// One step of the online softmax (Milakov, Gimelshein, arXiv:1805.02867) for one row: scores [columns], of which the
-// first `visible` count, become weights; the row's output so far is rescaled to the new maximum.
-template <class T>
-void softmax_row(float* scores, std::int64_t columns, std::int64_t visible, float scale, T* weights, float* max,
-                 float* sum, float* out, std::int64_t dim) {
-  for (std::int64_t j = std::max<std::int64_t>(visible, 0); j < columns; ++j) scores[j] = -INFINITY;
-  Vec largest = splat(-INFINITY);
-  for (std::int64_t j = 0; j < columns; j += kWidth) largest = edlm::cpu::EDLM_ISA::max(largest, load(scores + j));
-  const float new_max = std::fmax(*max, reduce_max(largest) * scale);
-  Vec total{};
-  for (std::int64_t j = 0; j < columns; j += kWidth) {
-    const Vec w = exp(load(scores + j) * scale - new_max);
-    total += w;
-    store(weights + j, w);
-  }
-  const float keep = std::exp(*max - new_max);
-  *sum = *sum * keep + reduce_add(total);
-  *max = new_max;
-  if (keep != 1.0f)
-    for (std::int64_t d = 0; d < dim; d += kWidth) store(out + d, load(out + d) * keep);
-}
-
-template <class T>
-void tile(const BlockAttentionParams& p, const AttentionTile& item, Workspace<T>& ws) {
+void tile(const BlockAttentionParams& p, const AttentionTile& item, const Workspace<T>& ws) {
   const QueryBlock& block = p.blocks[item.block];
-  const std::int64_t dim = p.head_dim, group = p.heads / p.kv_heads;
-  auto offset = [&](std::int64_t i) { // of the packed row i in q and out
+  const std::int64_t dim = p.head_dim, units = dim / kPerUnit<T>, group = p.heads / p.kv_heads;
+  const std::int64_t rows = ceil_div(item.count, 16) * 16; // the last ones may be empty: q = 0
+  auto offset = [&](std::int64_t i) {                      // of the packed row i in q and out
     const std::int64_t packed = item.first + i;
     return ((block.row + packed / group) * p.heads + item.kv_head * group + packed % group) * dim;
   };
-  auto limit = [&](std::int64_t i) { // keys that the packed row i sees
-    return block.causal ? block.kv_len - (block.length - 1 - (item.first + i) / group) : block.kv_len;
-  };
-  for (std::int64_t i = 0; i < item.count; ++i) {
-    std::memcpy(ws.q + i * dim, static_cast<const T*>(p.q) + offset(i), dim * sizeof(T));
+  std::memset(ws.q, 0, kRowTile * dim * sizeof(T));
+  std::memset(ws.out, 0, rows * dim * 4);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t row = (item.first + std::min<std::int64_t>(i, item.count - 1)) / group;
+    ws.limit[i] = static_cast<std::int32_t>(block.causal ? block.kv_len - (block.length - 1 - row) : block.kv_len);
     ws.max[i] = -INFINITY;
     ws.sum[i] = 0;
+    if (i >= item.count) continue;
+    const T* q = static_cast<const T*>(p.q) + offset(i);
+    for (std::int64_t u = 0; u < units; ++u) std::memcpy(ws.q + u * kRowTile + i, q + u * kPerUnit<T>, 4);
   }
-  std::memset(ws.out, 0, item.count * dim * 4);
-  const std::int64_t end = limit(item.count - 1);
+  const std::int64_t end = ws.limit[item.count - 1];
   for (std::int64_t first = 0; first < end; first += kKeyTile) {
-    const std::int64_t columns = pack_tile(p, block.slot, item.kv_head, first, end, ws);
-    std::memset(ws.scores, 0, item.count * kKeyTile * 4);
-    gemm(ws.q, dim, ws.k, kKeyTile, ws.scores, kKeyTile, item.count, columns, dim / kPerUnit<T>);
-    for (std::int64_t i = 0; i < item.count; ++i)
-      softmax_row(ws.scores + i * kKeyTile, columns, limit(i) - first, p.scale, ws.weights + i * kKeyTile, ws.max + i,
-                  ws.sum + i, ws.out + i * dim, dim);
-    gemm(ws.weights, kKeyTile, ws.v, dim, ws.out, dim, item.count, dim, columns / kPerUnit<T>);
+    const std::int64_t keys = std::min(kKeyTile, end - first);
+    for (std::int64_t key = 0; key < keys; key += kKeyGroup) {
+      const std::int64_t position = first + key, n = std::min(kKeyGroup, keys - key);
+      const std::int64_t at = cache_offset(p, block.slot, item.kv_head, position);
+      const T* k = static_cast<const T*>(p.cache.k_cache) + at;
+      if (position + kKeyTile < end) prefetch<T>(p, cache_offset(p, block.slot, item.kv_head, position + kKeyTile));
+      gemm<T>({reinterpret_cast<const std::uint32_t*>(k), units, 1}, ws.q, kRowTile, ws.scores + key * kRowTile,
+              kRowTile, n, rows, units, false);
+      pack_values(static_cast<const T*>(p.cache.v_cache) + at, dim, n, ws.v + key / kPerUnit<T> * dim);
+    }
+    softmax(p, ws, rows, first, keys);
+    gemm<T>({ws.weights, 1, kRowTile}, ws.v, dim, ws.out, dim, item.count, dim, ceil_div(keys, kPerUnit<T>), true);
   }
   for (std::int64_t i = 0; i < item.count; ++i) {
     T* out = static_cast<T*>(p.out) + offset(i);
@@ -140,7 +172,7 @@ void tile(const BlockAttentionParams& p, const AttentionTile& item, Workspace<T>
 
 template <class T>
 void tiles(const BlockAttentionParams& p, std::int64_t begin, std::int64_t end, void* memory) {
-  Workspace<T> ws(memory, p.head_dim);
+  const Workspace<T> ws(memory, p.head_dim);
   for (std::int64_t i = begin; i < end; ++i) tile(p, p.tiles[i], ws);
 }
 

@@ -1,27 +1,34 @@
-// C [rows, columns] += A [rows, K] B [K, columns] for small operands in the first caches. A is row-major, B is packed
-// in units along K: unit [K / kPerUnit, columns]. An element's sum runs along K in one chain whatever the tile that it
-// falls into, so a row's result does not depend on its neighbours.
+// C [rows, columns] (+)= A [rows, K] B [K, columns] for small operands in the first caches. B is packed in units along
+// K: unit [K / kPerUnit, columns]; A's units may lie anywhere in regular steps. An element's sum runs along K in one
+// chain whatever the tile that it falls into, so a result does not depend on its neighbours.
 #pragma once
 
 #include "vec.h"
 
 namespace edlm::cpu::EDLM_ISA {
 
+// Units of A: unit u of row r is at + r * row_stride + u * unit_stride.
+struct UnitMatrix {
+  const std::uint32_t* at;
+  std::int64_t row_stride, unit_stride;
+};
+
 template <class T, int R, int C>
-EDLM_INLINE void gemm_tile(const T* a, std::int64_t lda, const std::uint32_t* b, std::int64_t ldb, float* c,
-                           std::int64_t ldc, std::int64_t units) {
-  Vec sum[R][C];
+EDLM_INLINE void gemm_tile(UnitMatrix a, const std::uint32_t* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                           std::int64_t units, bool accumulate) {
+  Vec sum[R][C] = {};
+  if (accumulate)
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
+    for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-    for (int j = 0; j < C; ++j) sum[r][j] = load(c + r * ldc + j * kWidth);
+      for (int j = 0; j < C; ++j) sum[r][j] = load(c + r * ldc + j * kWidth);
   for (std::int64_t u = 0; u < units; ++u) {
     Units<T> column[C];
 #pragma GCC unroll 2
     for (int j = 0; j < C; ++j) column[j] = load_units<T>(b + u * ldb + j * kWidth);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Units<T> row = splat_unit<T>(a + r * lda + u * kPerUnit<T>);
+      const Units<T> row = splat_unit<T>(a.at + r * a.row_stride + u * a.unit_stride);
 #pragma GCC unroll 2
       for (int j = 0; j < C; ++j) sum[r][j] = dot(sum[r][j], row, column[j]);
     }
@@ -34,20 +41,25 @@ EDLM_INLINE void gemm_tile(const T* a, std::int64_t lda, const std::uint32_t* b,
 
 // columns: a multiple of 16.
 template <class T>
-void gemm(const T* a, std::int64_t lda, const std::uint32_t* b, std::int64_t ldb, float* c, std::int64_t ldc,
-          std::int64_t rows, std::int64_t columns, std::int64_t units) {
+void gemm(UnitMatrix a, const std::uint32_t* b, std::int64_t ldb, float* c, std::int64_t ldc, std::int64_t rows,
+          std::int64_t columns, std::int64_t units, bool accumulate) {
   constexpr int kRows = kRegisters == 32 ? 8 : 4;
-  auto row_tiles = [&](auto width, std::int64_t j) {
-    constexpr int C = decltype(width)::value;
-    std::int64_t r = 0;
-    for (; r + kRows <= rows; r += kRows)
-      gemm_tile<T, kRows, C>(a + r * lda, lda, b + j, ldb, c + r * ldc + j, ldc, units);
-    for (; r + 2 <= rows; r += 2) gemm_tile<T, 2, C>(a + r * lda, lda, b + j, ldb, c + r * ldc + j, ldc, units);
-    if (r < rows) gemm_tile<T, 1, C>(a + r * lda, lda, b + j, ldb, c + r * ldc + j, ldc, units);
-  };
   std::int64_t j = 0;
-  for (; j + 2 * kWidth <= columns; j += 2 * kWidth) row_tiles(Constant<2>{}, j);
-  for (; j < columns; j += kWidth) row_tiles(Constant<1>{}, j);
+  auto rows_of = [&](auto width) {
+    std::int64_t r = 0;
+    auto tile = [&](auto height) {
+      constexpr int R = decltype(height)::value, C = decltype(width)::value;
+      gemm_tile<T, R, C>({a.at + r * a.row_stride, a.row_stride, a.unit_stride}, b + j, ldb, c + r * ldc + j, ldc,
+                         units, accumulate);
+      r += R;
+    };
+    while (r + kRows <= rows) tile(Constant<kRows>{});
+    while (r + 2 <= rows) tile(Constant<2>{});
+    if (r < rows) tile(Constant<1>{});
+    j += decltype(width)::value * kWidth;
+  };
+  while (j + 2 * kWidth <= columns) rows_of(Constant<2>{});
+  while (j < columns) rows_of(Constant<1>{});
 }
 
 } // namespace edlm::cpu::EDLM_ISA

@@ -67,10 +67,18 @@ EDLM_INLINE Vec load(const float* p) {
 
 EDLM_INLINE void store(float* p, Vec v) { std::memcpy(p, &v, sizeof(v)); }
 
+EDLM_INLINE UintVec widen(HalfVec half) {
+#if defined(__AVX512F__)
+  return bit_cast<UintVec>(_mm512_cvtepu16_epi32(bit_cast<__m256i>(half)));
+#else
+  return __builtin_convertvector(half, UintVec);
+#endif
+}
+
 EDLM_INLINE Vec load(const bf16* p) {
   HalfVec half;
   std::memcpy(&half, p, sizeof(half));
-  return bit_cast<Vec>(__builtin_convertvector(half, UintVec) << 16);
+  return bit_cast<Vec>(widen(half) << 16);
 }
 
 // Round to nearest even; NaN becomes a quiet NaN.

@@ -202,12 +202,16 @@ void block_attention_typed(const BlockAttentionParams& p, const AttentionPlan& p
   p.head_dim == 64 ? block_attention_head<T, 64>(p, plan, stream) : block_attention_head<T, 128>(p, plan, stream);
 }
 
-#if defined(EDLM_HOST_SIM) // with nvcc every type has its own .cu: they take long to compile
+#if !defined(EDLM_HOST_SIM) // each has its own .cu: they take long to compile
+extern template void block_attention_typed<float>(const BlockAttentionParams&, const AttentionPlan&, Stream);
+extern template void block_attention_typed<bf16>(const BlockAttentionParams&, const AttentionPlan&, Stream);
+extern template void block_attention_typed<f16>(const BlockAttentionParams&, const AttentionPlan&, Stream);
+#endif
+
 inline void block_attention(const BlockAttentionParams& p, const AttentionPlan& plan, Stream stream) {
   if (p.dtype == DType::f32) block_attention_typed<float>(p, plan, stream);
   if (p.dtype == DType::bf16) block_attention_typed<bf16>(p, plan, stream);
   if (p.dtype == DType::f16) block_attention_typed<f16>(p, plan, stream);
 }
-#endif
 
 } // namespace edlm::cuda

@@ -1,6 +1,9 @@
 #include "rms_norm.cuh"
+
 #include "kernels.h"
 
 namespace edlm {
-void rms_norm_cuda(const RmsNormParams& params, void* stream) { cuda::rms_norm(params, static_cast<cuda::Stream>(stream)); }
+
+void launch_rms_norm(const RmsNormParams& params, void* stream) { cuda::rms_norm(params, static_cast<cuda::Stream>(stream)); }
+
 } // namespace edlm

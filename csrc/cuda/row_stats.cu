@@ -1,6 +1,9 @@
 #include "row_stats.cuh"
+
 #include "kernels.h"
 
 namespace edlm {
-void row_stats_cuda(const RowStatsParams& params, void* stream) { cuda::row_stats(params, static_cast<cuda::Stream>(stream)); }
+
+void launch_row_stats(const RowStatsParams& params, void* stream) { cuda::row_stats(params, static_cast<cuda::Stream>(stream)); }
+
 } // namespace edlm

@@ -1,6 +1,9 @@
 #include "silu_mul.cuh"
+
 #include "kernels.h"
 
 namespace edlm {
-void silu_mul_cuda(const SiluMulParams& params, void* stream) { cuda::silu_mul(params, static_cast<cuda::Stream>(stream)); }
+
+void launch_silu_mul(const SiluMulParams& params, void* stream) { cuda::silu_mul(params, static_cast<cuda::Stream>(stream)); }
+
 } // namespace edlm
