@@ -1,6 +1,6 @@
 """From a seed to the bundled model: python recipes/tiny/run.py --all, or any of its stages by name.
 
-Stages, in order: data, base, convert, evaluate, bundle, ablate, plot. Each skips what is done and goes on
+Stages, in order: data, base, convert, evaluate, bundle, ablate, report. Each skips what is done and goes on
 where it was stopped. Everything it makes on the way is in recipes/tiny/work/.
 """
 
@@ -18,6 +18,7 @@ import bundle
 import evaluate
 import plots
 import quick
+import report
 from generate import AUTOREGRESSIVE, Decoding
 from tokenizers import Tokenizer
 
@@ -86,6 +87,11 @@ def convert_base() -> None:
     convert(WORK / "base", WORK / "converted", WORK / "data", CONVERSION, every=watch)
 
 
+def make_report() -> None:
+    plots.plot_all(RESULTS)
+    report.write_report(HERE / "README.md", RESULTS)
+
+
 STAGES = {
     "data": make_data,
     "base": train_base,
@@ -93,7 +99,7 @@ STAGES = {
     "evaluate": lambda: evaluate.evaluate_all(WORK, RESULTS),
     "bundle": lambda: bundle.bundle(WORK, RESULTS),
     "ablate": lambda: ablate.ablate_all(WORK, RESULTS, CONVERSION),
-    "plot": lambda: plots.plot_all(RESULTS),
+    "report": make_report,
 }
 
 
