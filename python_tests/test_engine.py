@@ -4,7 +4,6 @@ import gc
 import io
 import sys
 import threading
-import time
 import weakref
 from itertools import pairwise
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import MASK, TEXT_IDS, config_dict, random_weights, write_checkpoint
+from engine_tools import assert_dropped, eventually, idle, running_request, slow_down
 
 from edlm_engine import Engine, EngineClosedError, NumericalError, SamplingParams
 
@@ -38,21 +38,6 @@ def poisoned(tmp_path_factory):
 def engine(folder):
     with Engine(folder, dtype="float32") as engine:
         yield engine
-
-
-def eventually(condition, seconds=20.0):
-    """Wait for what another thread is about to do."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen"
-        time.sleep(0.002)
-
-
-def idle(engine) -> bool:
-    """Nothing runs or waits, and every page is free."""
-    scheduler = engine._loop._scheduler
-    cache = scheduler.cache
-    return not scheduler.running and not scheduler.waiting and len(cache._free_pages) == cache.num_pages
 
 
 def test_generation_fields(engine):
@@ -159,24 +144,23 @@ def test_last_chunk_ends_where_the_output_ends(engine):
 
 
 def test_stream_closed_early_frees_its_pages(engine):
+    slow_down(engine)
     stream = engine.stream(PROMPT, max_new_tokens=500, threshold=None)
     next(stream)
-    assert not idle(engine)
+    request = running_request(engine)
     stream.close()
-    eventually(lambda: idle(engine))
+    assert_dropped(engine, request)
 
 
 @pytest.mark.parametrize("way", ("close", "forget"))
 def test_stream_never_read_frees_its_pages(engine, way):
-    gate = threading.Event()
-    step = engine._loop._runner.step
-    engine._loop._runner.step = lambda inputs: (gate.wait(), step(inputs))
+    slow_down(engine)
     stream = engine.stream(PROMPT, max_new_tokens=500, threshold=None)
+    request = running_request(engine)
     if way == "close":
         stream.close()
     del stream
-    gate.set()
-    eventually(lambda: idle(engine))
+    assert_dropped(engine, request)
     assert len(engine.generate(PROMPT, max_new_tokens=3, ignore_eos=True).token_ids) == 3
 
 
@@ -241,6 +225,7 @@ def test_tokenizer_that_raises_fails_its_request_alone(engine):
 
 def test_close_ends_what_runs_and_what_waits(folder):
     engine = Engine(folder, max_batch_size=1)
+    slow_down(engine)
     streams = [engine.stream(PROMPT, max_new_tokens=400, threshold=None) for _ in range(3)]
     next(streams[0])
     engine.close()

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from checkpoints import config_dict, write_checkpoint
-from test_engine import PROMPT, eventually, idle
+from engine_tools import assert_dropped, eventually, idle, running_request, slow_down
 
 from edlm_engine import Engine, EngineClosedError, SamplingParams
 
+PROMPT = [3, 14, 15, 92, 65]
 PROMPTS = [[(7 * i + j) % 119 + 1 for j in range(3 + 9 * i)] for i in range(8)]
 PARAMS = [
     SamplingParams(max_new_tokens=5 + 7 * i, threshold=(0.5, None)[i % 2], temperature=i % 3 / 2, seed=i)
@@ -84,9 +85,7 @@ def test_callers_that_come_and_go(engine, alone):
 
 def test_close_while_threads_generate(folder):
     engine = Engine(folder, max_batch_size=2)
-    started = threading.Event()
-    step = engine._loop._runner.step
-    engine._loop._runner.step = lambda inputs: (started.set(), step(inputs))
+    slow_down(engine)
 
     def call(i):
         try:
@@ -96,7 +95,7 @@ def test_close_while_threads_generate(folder):
 
     with ThreadPoolExecutor(6) as pool:
         calls = [pool.submit(call, i) for i in range(6)]
-        started.wait()
+        running_request(engine)
         engine.close()
         assert [future.result(timeout=20) for future in calls] == ["closed"] * 6
 
@@ -154,35 +153,55 @@ def test_astream(engine, alone):
     assert asyncio.run(run()) == alone
 
 
-@pytest.mark.parametrize("waiting", (False, True))
-def test_cancelled_task_frees_its_pages(folder, waiting):
+def test_cancelled_task_frees_its_pages(engine):
+    slow_down(engine)
+
+    async def run():
+        task = asyncio.create_task(engine.agenerate(PROMPT, max_new_tokens=400, threshold=None))
+        await asyncio.sleep(0)  # the task submits
+        request = running_request(engine)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return request
+
+    assert_dropped(engine, asyncio.run(run()))
+    assert engine.generate(PROMPT, max_new_tokens=2).token_ids
+
+
+def test_cancelled_task_that_still_waits(folder):
     with Engine(folder, max_batch_size=1) as engine:
+        slow_down(engine)
 
         async def run():
-            blocker = engine.stream(PROMPT, max_new_tokens=400, threshold=None) if waiting else None
+            blocker = engine.stream(PROMPT, max_new_tokens=400, threshold=None)
+            next(blocker)
             task = asyncio.create_task(engine.agenerate(PROMPT, max_new_tokens=400, threshold=None))
-            while not (engine._loop._scheduler.waiting if waiting else engine._loop._scheduler.running):
+            while not engine._loop._scheduler.waiting:
                 await asyncio.sleep(0.001)
+            request = engine._loop._scheduler.waiting[0]
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            if blocker:
-                blocker.close()
+            blocker.close()
+            return request
 
-        asyncio.run(run())
+        assert asyncio.run(run()).future.cancelled()
         eventually(lambda: idle(engine))
-        assert engine.generate(PROMPT, max_new_tokens=2).token_ids
 
 
 def test_astream_left_early_frees_its_pages(engine):
+    slow_down(engine)
+
     async def run():
         stream = engine.astream(PROMPT, max_new_tokens=400, threshold=None)
         async for _ in stream:
+            request = running_request(engine)
             break
         await stream.aclose()
+        return request
 
-    asyncio.run(run())
-    eventually(lambda: idle(engine))
+    assert_dropped(engine, asyncio.run(run()))
 
 
 def test_event_loop_that_dies_does_not_disturb_others(engine, alone):
@@ -199,6 +218,8 @@ def test_event_loop_that_dies_does_not_disturb_others(engine, alone):
 
 
 def test_errors_reach_async_callers(engine):
+    slow_down(engine)
+
     async def run():
         with pytest.raises(ValueError, match="prompt is empty"):
             await engine.agenerate([])
