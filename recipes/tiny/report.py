@@ -58,8 +58,8 @@ def measured(results: Path) -> str:
     cells, budget = ablations["cells"], ablations["budget"]
     settings = (
         f"Every cell: {budget['steps']} steps of {budget['rows']} rows of {budget['length']} tokens "
-        f"({budget['clean_tokens'] / 1e6:.2f} million clean tokens; row e twice that) from the same base, seed "
-        f"{budget['seed']}, then {budget['count']} held-out problems; ± is one binomial standard error."
+        f"({budget['clean_tokens'] / 1e6:.2f} million clean tokens; row e twice that), same base, seed "
+        f"{budget['seed']}, then {budget['count']} held-out problems; ± is one standard error."
     )
     count = final["count"]
     parts = [
@@ -72,7 +72,7 @@ def measured(results: Path) -> str:
         "Uniform or position-dependent masking, exact % at tokens per forward (the paper's Table 2):",
         masking_table(cells),
         "![masking](results/masking.png)",
-        "Training and evaluation block, exact %, uniform masking, one token per forward (the paper's Fig. 3):",
+        "Training and evaluation block, exact %, uniform masking, one token per forward (Fig. 3):",
         block_table(cells),
         "![blocks](results/blocks.png)",
     ]

@@ -42,8 +42,8 @@ BASE_TRAINING = TrainConfig(
     checkpoint_every=250,
 )
 CONVERSION = ConversionConfig(
-    steps=1200,
-    rows=32,
+    steps=900,
+    rows=24,
     length=128,
     learning_rate=2e-3,
     final_learning_rate=0.0,
@@ -55,6 +55,7 @@ CONVERSION = ConversionConfig(
     checkpoint_every=100,
     block_size=16,
     half_life_ratio=0.1,
+    align_blocks=True,
     seed=1,
 )
 
@@ -83,7 +84,7 @@ def train_base() -> None:
 def convert_base() -> None:
     if (WORK / "converted" / "config.json").is_file():
         return
-    watch = (200, quick.reporter(tokenizer(), Decoding(block=16)))
+    watch = (200, quick.reporter(tokenizer(), Decoding(block=16, threshold=0.9), count=48))
     convert(WORK / "base", WORK / "converted", WORK / "data", CONVERSION, every=watch)
 
 
