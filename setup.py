@@ -1,5 +1,7 @@
 """Drives CMake, which knows the sources; everything else about the package is in pyproject.toml."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,9 +19,14 @@ class CMakeBuild(build_ext):
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = ROOT / "build" / "cmake"  # kept between installs, so that only what changed is compiled
+        # A virtual environment that is not activated has its ninja beside its Python, not on the path.
+        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
         configure = [
             "cmake", "-S", ROOT, "-B", build, "-G", "Ninja",
-            f"-DPython3_EXECUTABLE={sys.executable}", f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
+            f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja', path=path)}",
+            f"-DPython3_EXECUTABLE={sys.executable}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={target.parent}",
+            *os.environ.get("CMAKE_ARGS", "").split(),
         ]  # fmt: skip
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", build], check=True)

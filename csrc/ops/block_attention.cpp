@@ -26,7 +26,7 @@ void check_block(const Check& check, const QueryBlock& b, std::int64_t i, std::i
   }
 }
 
-// The work items, and their mean cost in multiply-adds.
+// The work items, and their mean cost in elements.
 std::vector<AttentionTile> tiles_of(const BlockAttentionParams& p, std::int64_t blocks, std::int64_t* cost) {
   std::vector<AttentionTile> tiles;
   const std::int64_t group = p.heads / p.kv_heads;
@@ -40,7 +40,7 @@ std::vector<AttentionTile> tiles_of(const BlockAttentionParams& p, std::int64_t 
         tiles.push_back({b, head, static_cast<std::int32_t>(first),
                          static_cast<std::int32_t>(std::min(kRowTile, packed - first))});
   }
-  *cost = tiles.empty() ? 0 : total / static_cast<std::int64_t>(tiles.size());
+  *cost = tiles.empty() ? 0 : total / kMacsPerElement / static_cast<std::int64_t>(tiles.size());
   return tiles;
 }
 

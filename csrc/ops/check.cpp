@@ -26,8 +26,8 @@ const Check& Check::dense(const char* name, const Tensor& tensor, ScalarType dty
                           std::initializer_list<std::int64_t> shape) const {
   const bool contiguous = tensor.is_contiguous();
   if (tensor.is_cpu() && contiguous && tensor.scalar_type() == dtype && fits(tensor, shape)) return *this;
-  that(false, name, ": want contiguous ", toString(dtype), " ", shape_text(shape.begin(), shape.size()), " on cpu, got ",
-       contiguous ? "" : "non-contiguous ", toString(tensor.scalar_type()), " ",
+  that(false, name, ": want contiguous ", toString(dtype), " ", shape_text(shape.begin(), shape.size()),
+       " on cpu, got ", contiguous ? "" : "non-contiguous ", toString(tensor.scalar_type()), " ",
        shape_text(tensor.sizes().data(), tensor.dim()), tensor.is_cpu() ? "" : " on another device");
   return *this;
 }

@@ -27,7 +27,7 @@ std::string text(const Parts&... parts) {
   return out.str();
 }
 
-// The checks of one op; `device` is that of its first argument.
+// The checks of one op.
 class Check {
  public:
   explicit Check(const char* op) : op_(op) {}

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -71,9 +72,10 @@ void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, 
   params.logits = logits.data();
 
   const cpu::Kernels& kernels = cpu::kernels();
-  parallel(params.parts, rows * hidden_size * (vocab / params.parts),
+  parallel(params.parts, rows * hidden_size * (vocab / params.parts) / kMacsPerElement,
            [&](std::int64_t begin, std::int64_t end) { kernels.row_stats(params, begin, end); });
-  parallel(rows, scratch.empty() ? params.parts : vocab,
+  const bool any_filtered = std::any_of(logits.begin(), logits.end(), [](const float* z) { return z != nullptr; });
+  parallel(rows, any_filtered ? vocab : params.parts,
            [&](std::int64_t begin, std::int64_t end) { cpu::row_stats_finish(params, begin, end); });
 }
 

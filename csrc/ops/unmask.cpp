@@ -10,7 +10,8 @@ void check_slots(const Check& check, const UnmaskParams& p, std::int64_t rows) {
     if (p.first_row[s] == -1) continue;
     std::int64_t masked = 0;
     for (std::int64_t j = 0; j < p.max_block; ++j) masked += p.masked[s * p.max_block + j] != 0;
-    check.that(masked == p.num_masked[s], "num_masked[", s, "]: want the ", masked, " of masked, got ", p.num_masked[s]);
+    check.that(masked == p.num_masked[s], "num_masked[", s, "]: want the ", masked, " of masked, got ",
+               p.num_masked[s]);
     check.that(p.first_row[s] >= 0 && p.first_row[s] + masked <= rows, "first_row[", s, "]: want ", masked,
                " rows within the ", rows, " of ids, got row ", p.first_row[s]);
   }
