@@ -14,7 +14,7 @@ def outcome(simulator: HostSim, fault: str, seed: int) -> str:
     x = torch.randn(1024, generator=torch.Generator().manual_seed(seed))
     out = poisoned(1024)
     try:
-        simulator.run("broken", seed, outputs=["out"], fault=FAULTS.index(fault), count=1024, input=x, out=out)
+        simulator.run("broken", seed, ["out"], fault=FAULTS.index(fault), count=1024, input=x, out=out)
     except SimulatorError as error:
         return str(error)
     return "right" if torch.equal(out, x.view(-1, 256).flip(1).flatten() + 1) else "wrong"

@@ -38,7 +38,8 @@ __global__ void __launch_bounds__(kCombineThreads) combine_splits_kernel(const B
   const std::int64_t item = (static_cast<std::int64_t>(blockIdx.x) * kCombineThreads + threadIdx.x) / kLanes;
   const std::int64_t items = p.rows * p.heads;
   if (item >= items) return;
-  const int splits = splits_of_row(p, static_cast<int>(item / p.heads), static_cast<int>(item % p.heads));
+  const int row = static_cast<int>(item) / static_cast<int>(p.heads);
+  const int splits = splits_of_row(p, row, static_cast<int>(item) - row * static_cast<int>(p.heads));
   if (splits <= 1) return;
   float max = -INFINITY, sum = 0;
   if (lane < splits) {
@@ -49,10 +50,10 @@ __global__ void __launch_bounds__(kCombineThreads) combine_splits_kernel(const B
   float largest = max;
   for (int mask = kLanes / 2; mask > 0; mask /= 2) largest = fmaxf(largest, shuffle_xor(largest, mask));
   const float factor = max == -INFINITY ? 0.0f : fast_exp2(max - largest);
-  const float total = sum_lanes(sum * factor);
+  const float share = factor / sum_lanes(sum * factor);
   float out[N] = {};
   for (int split = 0; split < splits; ++split) {
-    const float weight = shuffle(factor, split) / total;
+    const float weight = shuffle(share, split);
     const auto part = load_elements<N>(p.partial_out + (split * items + item) * kHeadDim + lane * N);
 #pragma unroll
     for (int i = 0; i < N; ++i) out[i] += part.at[i] * weight;

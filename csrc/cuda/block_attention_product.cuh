@@ -73,6 +73,7 @@ struct Products<S, false> {
 
   __device__ __forceinline__ float dot(const float* keys, int query, int key) const {
     float sum = 0;
+#pragma unroll 1
     for (int unit = 0; unit < S::kUnits; ++unit) {
       const auto a = load_elements<4>(q + unit_offset<S>(query, unit));
       const auto b = load_elements<4>(keys + unit_offset<S>(key, unit));
@@ -98,6 +99,7 @@ struct Products<S, false> {
 #pragma unroll
       for (int i = 0; i < 4; ++i) shared_weights[(g + 8 * (i / 2)) * S::kWarpKeys + 8 * j + 2 * t + i % 2] = weights[j][i];
     sync_warp();
+#pragma unroll 1
     for (int key = 0; key < S::kWarpKeys; ++key) {
       const float upper = shared_weights[g * S::kWarpKeys + key], lower = shared_weights[(g + 8) * S::kWarpKeys + key];
 #pragma unroll

@@ -59,14 +59,14 @@ __global__ void __launch_bounds__(kQkvThreads) qkv_prepare_kernel(const QkvPrepa
   constexpr int kHalf = kHeadDim / 2, kGroup = kHeadDim / 4;
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const std::int64_t heads = p.heads + 2 * p.kv_heads;
-  const std::int64_t item = (static_cast<std::int64_t>(blockIdx.x) * kQkvThreads + threadIdx.x) / kGroup;
-  const std::int64_t row = item / heads, head = item % heads;
+  const int heads = static_cast<int>(p.heads + 2 * p.kv_heads);
+  const int item = static_cast<int>(blockIdx.x * (kQkvThreads / kGroup) + threadIdx.x / kGroup);
+  const std::int64_t row = item / heads, head = item - row * heads;
   const bool active = row < p.rows && p.slots[row] >= 0;
   const int at = static_cast<int>(threadIdx.x) % kGroup * 2;
   const bool is_q = head < p.heads, is_v = head >= p.heads + p.kv_heads;
   float x[4] = {};
-  if (active) load_quad(x, static_cast<const T*>(p.qkv) + item * kHeadDim + at, kHalf);
+  if (active) load_quad(x, static_cast<const T*>(p.qkv) + static_cast<std::int64_t>(item) * kHeadDim + at, kHalf);
   if (active && p.bias) {
     float bias[4];
     load_quad(bias, static_cast<const T*>(p.bias) + head * kHeadDim + at, kHalf);
@@ -76,14 +76,14 @@ __global__ void __launch_bounds__(kQkvThreads) qkv_prepare_kernel(const QkvPrepa
   const auto* norm = static_cast<const T*>(is_v ? nullptr : is_q ? p.q_norm : p.k_norm);
   norm_quad<T, kHeadDim>(x, norm ? norm + at : nullptr, p.eps);
   if (!active) return;
-  const std::int64_t position = p.positions[row];
-  if (!is_v) rotate_quad(x, p.cos_sin + position * kHeadDim + at, kHalf);
+  const int position = p.positions[row], page_size = static_cast<int>(p.cache.page_size);
+  if (!is_v) rotate_quad(x, p.cos_sin + static_cast<std::int64_t>(position) * kHeadDim + at, kHalf);
   if (is_q) return store_quad(static_cast<T*>(p.q) + (row * p.heads + head) * kHeadDim + at, kHalf, x);
 
   const PagedCache& cache = p.cache;
   const std::int64_t kv_head = head - p.heads - (is_v ? p.kv_heads : 0);
-  const std::int64_t page = cache.page_table[p.slots[row] * cache.max_pages + position / cache.page_size];
-  const std::int64_t line = (page * p.kv_heads + kv_head) * cache.page_size + position % cache.page_size;
+  const std::int64_t page = cache.page_table[p.slots[row] * cache.max_pages + position / page_size];
+  const std::int64_t line = (page * p.kv_heads + kv_head) * page_size + position % page_size;
   store_quad(static_cast<T*>(is_v ? cache.v_cache : cache.k_cache) + line * kHeadDim + at, kHalf, x);
 }
 

@@ -16,13 +16,13 @@ __device__ __forceinline__ Elements<T, N> load_logits(const T* row, std::int32_t
   Elements<T, N> out;
 #pragma unroll
   for (int i = 0; i < N; ++i) round_to(out.at[i], -INFINITY);
-  if (kWide) {
+  if constexpr (kWide) {
     if (first < end) out = load_elements<N>(row + first);
-    return out;
-  }
+  } else {
 #pragma unroll
-  for (int i = 0; i < N; ++i)
-    if (first + i < end) out.at[i] = row[first + i];
+    for (int i = 0; i < N; ++i)
+      if (first + i < end) out.at[i] = row[first + i];
+  }
   return out;
 }
 

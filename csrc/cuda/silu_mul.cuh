@@ -1,4 +1,4 @@
-// A thread per 16 bytes of the output.
+// A thread per 16 bytes of the output. Grid: (rows, parts of a row).
 #pragma once
 
 #include "../plan_cuda.h"
@@ -13,10 +13,9 @@ template <class T, int N>
 __global__ void __launch_bounds__(kSiluThreads) silu_mul_kernel(const SiluMulParams p) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const std::int64_t at = (static_cast<std::int64_t>(blockIdx.x) * kSiluThreads + threadIdx.x) * N;
-  if (at >= p.rows * p.inner) return;
-  const std::int64_t row = at / p.inner;
-  const T* from = static_cast<const T*>(p.gate_up) + at + row * p.inner;
+  const std::int64_t row = blockIdx.x, column = static_cast<std::int64_t>(blockIdx.y * kSiluThreads + threadIdx.x) * N;
+  if (column >= p.inner) return;
+  const T* from = static_cast<const T*>(p.gate_up) + row * 2 * p.inner + column;
   const auto gate = load_elements<N>(from), up = load_elements<N>(from + p.inner);
   Elements<T, N> out;
 #pragma unroll
@@ -24,16 +23,16 @@ __global__ void __launch_bounds__(kSiluThreads) silu_mul_kernel(const SiluMulPar
     const float g = to_float(gate.at[i]);
     round_to(out.at[i], g / (1.0f + expf(-g)) * to_float(up.at[i]));
   }
-  store_elements(static_cast<T*>(p.out) + at, out);
+  store_elements(static_cast<T*>(p.out) + row * p.inner + column, out);
 }
 
 template <class T>
 void silu_mul_as(const SiluMulParams& p, Stream stream) {
   constexpr int N = kPerAccess<T>;
   const bool wide = p.inner % N == 0;
-  const std::int64_t blocks = ceil_div(p.rows * p.inner, kSiluThreads * (wide ? N : 1));
-  launch("silu_mul", wide ? silu_mul_kernel<T, N> : silu_mul_kernel<T, 1>, dim3{static_cast<unsigned>(blocks)},
-         kSiluThreads, 0, stream, p);
+  const std::int64_t parts = ceil_div(p.inner, kSiluThreads * (wide ? N : 1));
+  launch("silu_mul", wide ? silu_mul_kernel<T, N> : silu_mul_kernel<T, 1>,
+         dim3{static_cast<unsigned>(p.rows), static_cast<unsigned>(parts)}, kSiluThreads, 0, stream, p);
 }
 
 inline void silu_mul(const SiluMulParams& p, Stream stream) {
