@@ -149,6 +149,15 @@ def test_admission_waits_for_pages_and_keeps_its_order():
     assert big.future.result().token_ids and small.future.result().token_ids
 
 
+def test_prompts_share_the_rows_of_a_forward():
+    """Three prompts of 40 in forwards of 48 prompt rows, whole blocks of 8 each."""
+    scheduler, runner = build(max_rows=48)
+    counts, step = [], runner.step
+    runner.step = lambda inputs: (counts.append(int((inputs.positions < 40).sum())), step(inputs))
+    run(scheduler, runner, [(0, request(40, 8)) for _ in range(3)])
+    assert counts[:3] == [48, 48, 24] and not any(counts[3:])
+
+
 def test_sequences_join_between_steps():
     """No waiting for the slowest: what comes later runs beside what has begun."""
     scheduler, runner = build()

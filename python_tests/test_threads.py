@@ -204,7 +204,7 @@ def test_astream_left_early_frees_its_pages(engine):
     assert_dropped(engine, asyncio.run(run()))
 
 
-def test_event_loop_that_dies_does_not_disturb_others(engine, alone):
+def test_event_loop_that_dies_does_not_disturb_others(engine, alone, caplog):
     async def run():
         stream = engine.astream(PROMPT, max_new_tokens=400, threshold=None)
         await anext(stream)
@@ -214,6 +214,8 @@ def test_event_loop_that_dies_does_not_disturb_others(engine, alone):
     orphan = event_loop.run_until_complete(run())
     event_loop.close()
     assert [r.token_ids for r in engine.generate(PROMPTS, PARAMS)] == alone
+    eventually(lambda: idle(engine))
+    assert not caplog.records  # no callback that failed
     del orphan
 
 

@@ -51,8 +51,9 @@ def test_ignore_eos_goes_on_to_the_limit():
     assert (record.finish_reason, record.token_ids) == ("length", [EOS, 97, EOS, 98])
 
 
-def test_stop_id_ends_even_when_eos_is_ignored():
-    record = transcript(stop_token_ids=[98], ignore_eos=True)
+@pytest.mark.parametrize("ignore_eos", (False, True))
+def test_stop_id_ends_beside_eos_and_without(ignore_eos):
+    record = transcript(stop_token_ids=[98], ignore_eos=ignore_eos)
     assert feed(record, "abc") == ["a"]
     assert (record.finish_reason, record.token_ids) == ("stop", [97, 98])
 
