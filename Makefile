@@ -20,7 +20,7 @@ test: .venv/.installed ## lint, format check and tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest
 
 bench: .venv/.installed ## benchmarks of the ops, single-threaded
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest bench --benchmark-enable --benchmark-columns=median,iqr,rounds
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest bench -s --benchmark-enable --benchmark-columns=median,iqr,rounds
 
 clean: ## remove what was built (the virtual environment stays)
 	rm -rf build dist *.egg-info edlm_engine/*.so .venv/.installed

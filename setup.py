@@ -21,6 +21,9 @@ class CMakeBuild(build_ext):
         build = ROOT / "build" / "cmake"  # kept between installs, so that only what changed is compiled
         # A virtual environment that is not activated has its ninja beside its Python, not on the path.
         path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+        for tool in ("cmake", "ninja"):
+            if shutil.which(tool, path=path) is None:
+                sys.exit(f"edlm_engine needs {tool} to build: install it")
         configure = [
             "cmake", "-S", ROOT, "-B", build, "-G", "Ninja",
             f"-DCMAKE_MAKE_PROGRAM={shutil.which('ninja', path=path)}",

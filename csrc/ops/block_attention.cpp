@@ -11,14 +11,13 @@ namespace {
 constexpr int kBlockFields = sizeof(QueryBlock) / sizeof(std::int32_t);
 
 void check_block(const Check& check, const QueryBlock& b, std::int64_t i, std::int64_t rows, const PagedCache& cache) {
-  const auto block = [&] { return text("query_blocks[", i, "]: "); };
-  check.that(b.slot < cache.slots && b.slot >= -1, block(), "slot: want -1 or a row of page_table (", cache.slots,
-             "), got ", b.slot);
-  check.that(b.length > 0 && b.row >= 0 && b.row + b.length <= rows, block(), "want rows within the ", rows,
-             " of q, got row ", b.row, ", length ", b.length);
-  const std::int64_t least = b.causal ? b.length : 1;
-  check.that(b.kv_len >= least && b.kv_len <= cache.max_pages * cache.page_size, block(), "kv_len: want ", least,
-             " to ", cache.max_pages * cache.page_size, ", got ", b.kv_len);
+  check.that(b.slot < cache.slots && b.slot >= -1, "query_blocks[", i, "]: slot: want -1 or a row of page_table (",
+             cache.slots, "), got ", b.slot);
+  check.that(b.length > 0 && b.row >= 0 && b.row + b.length <= rows, "query_blocks[", i, "]: want rows within the ",
+             rows, " of q, got row ", b.row, ", length ", b.length);
+  const std::int64_t least = b.causal ? b.length : 1, most = cache.max_pages * cache.page_size;
+  check.that(b.kv_len >= least && b.kv_len <= most, "query_blocks[", i, "]: kv_len: want ", least, " to ", most,
+             ", got ", b.kv_len);
   for (std::int64_t entry = 0; entry < ceil_div(b.kv_len, cache.page_size); ++entry) {
     const std::int64_t page = cache.page_table[b.slot * cache.max_pages + entry];
     check.that(page >= 0 && page < cache.pages, "page_table[", b.slot, ", ", entry, "]: want a page of the cache (",
