@@ -8,10 +8,9 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "host_sim"
-FLAGS = {
-    "plain": ["-O2"],
-    "sanitized": ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-}
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+FLAGS = {"plain": ["-O2"], "sanitized": ["-O1", "-g", *SANITIZERS]}
+WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -20,34 +19,25 @@ class SimulatorError(Exception):
 
 
 class HostSim:
-    """variant "plain" or "sanitized" (address and undefined behaviour)."""
+    """variant: "plain" or "sanitized" (address and undefined behaviour); name: for another csrc than ours."""
 
-    def __init__(self, variant: str):
-        self.variant, self._program = variant, BUILD / variant
-        headers = [
-            p for folder in ("csrc", "csrc/cuda", "csrc/host_sim") for p in (ROOT / folder).glob("*.*h")
-        ]
-        sources = sorted((ROOT / "csrc/host_sim").glob("*.cpp"))
+    def __init__(self, variant: str, csrc: Path = ROOT / "csrc", name: str = ""):
+        self._program = BUILD / (name or variant)
+        folders = [csrc, csrc / "cuda", csrc / "host_sim"]
+        headers = [path for folder in folders for path in folder.glob("*.*h")]
+        sources = sorted((csrc / "host_sim").glob("*.cpp"))
         newest = max(path.stat().st_mtime for path in [*headers, *sources])
         if self._program.exists() and self._program.stat().st_mtime > newest:
             return
         BUILD.mkdir(parents=True, exist_ok=True)
         fresh = self._program.with_suffix(".new")
-        command = [
-            "c++",
-            "-std=c++17",
-            *FLAGS[variant],
-            "-Wall",
-            "-Wextra",
-            "-Werror",
-            "-Wno-unknown-pragmas",
-        ]
+        command = ["c++", "-std=c++17", *FLAGS[variant], *WARNINGS]
         subprocess.run([*command, "-DEDLM_HOST_SIM", *sources, "-o", fresh], check=True)
         fresh.replace(self._program)
 
     def run(self, op: str, seed: int = 0, outputs=(), /, **fields) -> None:
-        """Run an op. Fields: tensors, ints, floats, or None (left out); those named in `outputs` are changed in
-        place. Seed 0 is the simplest order of the threads. Raises SimulatorError."""
+        """Run an op. Fields: tensors, ints, floats, or None (left out); those named in `outputs` are changed
+        in place. Seed 0 is the simplest order of the threads. Raises SimulatorError."""
         given = {name: value for name, value in fields.items() if value is not None}
         case = b"".join(_field(name, value, name in outputs) for name, value in given.items())
         options = {"ASAN_OPTIONS": "detect_leaks=0"}

@@ -123,8 +123,10 @@ def test_head_size_128(plain, dtype, length):
 
 @pytest.mark.parametrize("splits", [None, 2])
 def test_sequences_of_all_phases_in_one_launch(plain, splits):
-    blocks = ((0, 32, 32, False), (-1, 3, 1, False), (1, 8, 300, False), (1, 8, 308, False), (2, 70, 70, True),
-              (3, 1, 577, True), (-1, 1, 1, False))  # fmt: skip
+    blocks = (
+        (0, 32, 32, False), (-1, 3, 1, False), (1, 8, 300, False), (1, 8, 308, False), (2, 70, 70, True),
+        (3, 1, 577, True), (-1, 1, 1, False),
+    )  # fmt: skip
     check(plain, Case(blocks, 8, 2, splits=splits), seed=4)
 
 

@@ -1,4 +1,4 @@
-"""nvcc, where there is one, compiles every kernel for the shipped architectures; no hot kernel may spill registers."""
+"""nvcc, where there is one, compiles every kernel for the shipped architectures; no hot kernel may spill."""
 
 import os
 import re
@@ -26,9 +26,11 @@ def report(source: str, name: str) -> str:
     kept.parent.mkdir(parents=True, exist_ok=True)
     number = ARCHITECTURES[name]
     done = subprocess.run(
-        [NVCC, "-std=c++17", "-O3", "--expt-relaxed-constexpr", f'-DEDLM_CUDA_ARCHS="{name}"', "-Xptxas", "-v",
-         "-Werror", "all-warnings", "-diag-suppress", "1675", "-gencode", f"arch=compute_{number},code={name}",
-         "-c", cu, "-o", kept.with_suffix(".o")],
+        [
+            NVCC, "-std=c++17", "-O3", "--expt-relaxed-constexpr", f'-DEDLM_CUDA_ARCHS="{name}"', "-Xptxas",
+            "-v", "-Werror", "all-warnings", "-diag-suppress", "1675",
+            "-gencode", f"arch=compute_{number},code={name}", "-c", cu, "-o", kept.with_suffix(".o"),
+        ],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -93,6 +93,8 @@ def test_qkv_prepare(simulator, dtype, bias, norm, head_dim, heads, kv_heads):
 def test_qkv_prepare_names_the_head_sizes_it_has(simulator):
     with pytest.raises(SimulatorError, match="want a head size of 64 or 128"):
         x = torch.zeros(1)
-        simulator.run("qkv_prepare", dtype=0, rows=1, heads=1, kv_heads=1, head_dim=96, eps=1e-6, qkv=x, cos_sin=x,
-                      row_slots=x, positions=x, page_table=x, slots=1, max_pages=1, pages=1, page_size=16,
-                      k_cache=x, v_cache=x, q=x)  # fmt: skip
+        simulator.run(
+            "qkv_prepare", dtype=0, rows=1, heads=1, kv_heads=1, head_dim=96, eps=1e-6, qkv=x, cos_sin=x,
+            row_slots=x, positions=x, page_table=x, slots=1, max_pages=1, pages=1, page_size=16,
+            k_cache=x, v_cache=x, q=x,
+        )  # fmt: skip

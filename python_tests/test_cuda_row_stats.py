@@ -33,7 +33,7 @@ def logits_of(rows: int, vocab: int, dtype, scale=3.0) -> torch.Tensor:
 
 
 def run(simulator: HostSim, logits: torch.Tensor, own: dict, forbidden=-1, seed=0, parts=None, slots=None):
-    """ids and stats of the kernel and of the reference. The reference's head is the identity."""
+    """ids and stats of the kernel and of the reference."""
     rows, vocab = logits.shape
     slots = torch.tensor([i % SLOTS for i in range(rows)] if slots is None else slots, dtype=torch.int32)
     positions = torch.arange(rows, dtype=torch.int32) * 1000 + 17
@@ -48,7 +48,7 @@ def run(simulator: HostSim, logits: torch.Tensor, own: dict, forbidden=-1, seed=
 
 
 def reference_of(logits, slots, positions, own, forbidden):
-    """Row by row: with the identity as hidden, `weight` transposed holds the logits, NaN and infinities included."""
+    """Row by row, with hidden = 1: the weight then is the logits, NaN and infinities included."""
     ids, stats = torch.zeros(len(logits), 2, dtype=torch.int32), torch.zeros(len(logits), 5)
     for i, row in enumerate(logits.float()):
         one = slice(i, i + 1)

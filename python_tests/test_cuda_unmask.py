@@ -38,7 +38,8 @@ def random_state(seed: int, slots: int, max_block: int) -> dict:
     return {
         "ids": ids, "stats": stats, "first_row": first_row, "threshold": threshold,
         "steps_per_block": integers(0, 9, slots), "block_length": integers(1, max_block + 1, slots),
-        "tokens": integers(0, 1000, slots, max_block), "confidence": torch.rand(slots, max_block, generator=generator),
+        "tokens": integers(0, 1000, slots, max_block),
+        "confidence": torch.rand(slots, max_block, generator=generator),
         "commit_step": integers(0, 9, slots, max_block), "masked": masked, "num_masked": num_masked,
         "step": integers(0, 9, slots), "status": integers(-1, 2, slots),
     }  # fmt: skip

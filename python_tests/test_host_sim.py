@@ -1,8 +1,11 @@
 """The simulator itself: a kernel that is right passes, and each way to break it is caught."""
 
+import shutil
+
 import pytest
 import torch
-from host_sim import HostSim, SimulatorError, poisoned
+from host_sim import ROOT, HostSim, SimulatorError, poisoned
+from test_cuda_block_attention import Case, check
 
 FAULTS = ["none", "no_wait", "no_barrier", "early_overwrite", "over_read_global", "over_read_shared",
           "unwritten_output", "divergent_barrier", "divergent_warp", "unordered_launch"]  # fmt: skip
@@ -57,3 +60,27 @@ def test_sanitizer_sees_over_reads(fault):
 @pytest.mark.parametrize("seed", [0, 3])
 def test_threads_that_do_not_meet_are_named(simulator, fault, message, seed):
     assert message in outcome(simulator, fault, seed)
+
+
+MUTATIONS = {  # of block_attention.cuh
+    "barrier": ("    sync_block(); // this tile", "    // this tile"),
+    "wait": ("    wait();\n    sync_block(); // this tile", "    sync_block(); // this tile"),
+    "last row": ("if (row >= tile.count) continue;", "if (row + 1 >= tile.count) continue;"),
+    "mask": ("if (masked && first", "if (!masked && first"),
+}
+
+
+@pytest.mark.parametrize("what", MUTATIONS)
+def test_faults_in_the_attention_kernel_are_caught(tmp_path, what):
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    kernel = tmp_path / "csrc/cuda/block_attention.cuh"
+    right, wrong = MUTATIONS[what]
+    text = kernel.read_text()
+    assert text.count(right) == 1
+    kernel.write_text(text.replace(right, wrong))
+    broken = HostSim("plain", tmp_path / "csrc", "mutated")
+    case = Case(((0, 33, 200, True),), heads=4)
+    check(HostSim("plain"), case, seed=1)
+    with pytest.raises(AssertionError):
+        for seed in range(4):
+            check(broken, case, seed)

@@ -1,4 +1,4 @@
-"""csrc/plan_cuda.h over thousands of shapes: a small program prints what it plans, and the properties are checked here."""
+"""csrc/plan_cuda.h over thousands of shapes: a small program prints what it plans, the checks are here."""
 
 import subprocess
 from itertools import product
@@ -59,7 +59,7 @@ ATTENTION = [
 
 def test_attention_plan(plan):
     for shape, (row_tile, splits, stages, tiles, shared) in zip(ATTENTION, plan("a", ATTENTION), strict=True):
-        size, dim, rows, group, kv_heads, blocks, keys, processors, limit = shape
+        size, _, rows, group, kv_heads, blocks, keys, processors, limit = shape
         assert row_tile == 32 if size == 4 else row_tile in (16, 64, 128)
         assert shared <= limit and stages in (2, 3)
         packed = rows // blocks * group
