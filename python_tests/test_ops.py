@@ -100,6 +100,17 @@ def test_filtered_rows_do_not_depend_on_the_number_of_threads(threads):
     assert torch.equal(results[0][1], results[1][1])
 
 
+def test_nothing_to_do():
+    """No rows, no blocks, no slots: nothing happens, and nothing fails."""
+    inputs = StatsCase(0, 64, 100).inputs(torch.float32)
+    ops.row_stats(**inputs, ids=torch.zeros(0, 2, dtype=torch.int32), stats=torch.zeros(0, 5))
+    ops.unmask(**unmask_state(slots=0, max_block=4, seed=0))
+    attention = arguments("block_attention")
+    attention["query_blocks"] = attention["query_blocks"][:0]
+    ops.block_attention(**attention)
+    assert not attention["out"].any()
+
+
 def test_under_torch_compile():
     """The fake kernels let a compiled function call the ops without a break in the graph."""
 

@@ -129,43 +129,62 @@ void softmax(const BlockAttentionParams& p, const Workspace<T>& ws, std::int64_t
   }
 }
 
+// Where a tile's packed rows lie, and what they see.
+struct Rows {
+  const BlockAttentionParams& p;
+  const AttentionTile& tile;
+  const QueryBlock& block = p.blocks[tile.block];
+  std::int64_t group = p.heads / p.kv_heads;
+
+  std::int64_t offset(std::int64_t i) const { // in q and out
+    const std::int64_t packed = tile.first + i;
+    return ((block.row + packed / group) * p.heads + tile.kv_head * group + packed % group) * p.head_dim;
+  }
+
+  std::int64_t limit(std::int64_t i) const {
+    return block.causal ? block.kv_len - (block.length - 1 - (tile.first + i) / group) : block.kv_len;
+  }
+};
+
+// Packs the queries and empties the state. Up to a multiple of 16 there may be rows that do not exist: their q is 0.
 template <class T>
-void tile(const BlockAttentionParams& p, const AttentionTile& item, const Workspace<T>& ws) {
-  const QueryBlock& block = p.blocks[item.block];
-  const std::int64_t dim = p.head_dim, units = dim / kPerUnit<T>, group = p.heads / p.kv_heads;
-  const std::int64_t rows = ceil_div(item.count, 16) * 16; // the last ones may be empty: q = 0
-  auto offset = [&](std::int64_t i) {                      // of the packed row i in q and out
-    const std::int64_t packed = item.first + i;
-    return ((block.row + packed / group) * p.heads + item.kv_head * group + packed % group) * dim;
-  };
+void begin_tile(const Rows& rows, std::int64_t padded, const Workspace<T>& ws) {
+  const std::int64_t dim = rows.p.head_dim, count = rows.tile.count;
   std::memset(ws.q, 0, kRowTile * dim * sizeof(T));
-  std::memset(ws.out, 0, rows * dim * 4);
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const std::int64_t row = (item.first + std::min<std::int64_t>(i, item.count - 1)) / group;
-    ws.limit[i] = static_cast<std::int32_t>(block.causal ? block.kv_len - (block.length - 1 - row) : block.kv_len);
+  std::memset(ws.out, 0, padded * dim * 4);
+  for (std::int64_t i = 0; i < padded; ++i) {
+    ws.limit[i] = static_cast<std::int32_t>(rows.limit(std::min(i, count - 1)));
     ws.max[i] = -INFINITY;
     ws.sum[i] = 0;
-    if (i >= item.count) continue;
-    const T* q = static_cast<const T*>(p.q) + offset(i);
-    for (std::int64_t u = 0; u < units; ++u) std::memcpy(ws.q + u * kRowTile + i, q + u * kPerUnit<T>, 4);
   }
-  const std::int64_t end = ws.limit[item.count - 1];
+  for (std::int64_t i = 0; i < count; ++i) {
+    const T* q = static_cast<const T*>(rows.p.q) + rows.offset(i);
+    for (std::int64_t u = 0; u < dim / kPerUnit<T>; ++u) std::memcpy(ws.q + u * kRowTile + i, q + u * kPerUnit<T>, 4);
+  }
+}
+
+template <class T>
+void run_tile(const BlockAttentionParams& p, const AttentionTile& tile, const Workspace<T>& ws) {
+  const Rows rows{p, tile};
+  const std::int64_t dim = p.head_dim, units = dim / kPerUnit<T>, padded = ceil_div(tile.count, 16) * 16;
+  begin_tile(rows, padded, ws);
+  const std::int64_t end = rows.limit(tile.count - 1);
   for (std::int64_t first = 0; first < end; first += kKeyTile) {
     const std::int64_t keys = std::min(kKeyTile, end - first);
     for (std::int64_t key = 0; key < keys; key += kKeyGroup) {
       const std::int64_t position = first + key, n = std::min(kKeyGroup, keys - key);
-      const std::int64_t at = cache_offset(p, block.slot, item.kv_head, position);
-      const T* k = static_cast<const T*>(p.cache.k_cache) + at;
-      if (position + kKeyTile < end) prefetch<T>(p, cache_offset(p, block.slot, item.kv_head, position + kKeyTile));
-      gemm<T>({reinterpret_cast<const std::uint32_t*>(k), units, 1}, ws.q, kRowTile, ws.scores + key * kRowTile,
-              kRowTile, n, rows, units, false);
+      const std::int64_t at = cache_offset(p, rows.block.slot, tile.kv_head, position);
+      const auto* k = reinterpret_cast<const std::uint32_t*>(static_cast<const T*>(p.cache.k_cache) + at);
+      if (position + kKeyTile < end)
+        prefetch<T>(p, cache_offset(p, rows.block.slot, tile.kv_head, position + kKeyTile));
+      gemm<T>({k, units, 1}, ws.q, kRowTile, ws.scores + key * kRowTile, kRowTile, n, padded, units, false);
       pack_values(static_cast<const T*>(p.cache.v_cache) + at, dim, n, ws.v + key / kPerUnit<T> * dim);
     }
-    softmax(p, ws, rows, first, keys);
-    gemm<T>({ws.weights, 1, kRowTile}, ws.v, dim, ws.out, dim, item.count, dim, ceil_div(keys, kPerUnit<T>), true);
+    softmax(p, ws, padded, first, keys);
+    gemm<T>({ws.weights, 1, kRowTile}, ws.v, dim, ws.out, dim, tile.count, dim, ceil_div(keys, kPerUnit<T>), true);
   }
-  for (std::int64_t i = 0; i < item.count; ++i) {
-    T* out = static_cast<T*>(p.out) + offset(i);
+  for (std::int64_t i = 0; i < tile.count; ++i) {
+    T* out = static_cast<T*>(p.out) + rows.offset(i);
     for (std::int64_t d = 0; d < dim; d += kWidth) store(out + d, load(ws.out + i * dim + d) / ws.sum[i]);
   }
 }
@@ -173,7 +192,7 @@ void tile(const BlockAttentionParams& p, const AttentionTile& item, const Worksp
 template <class T>
 void tiles(const BlockAttentionParams& p, std::int64_t begin, std::int64_t end, void* memory) {
   const Workspace<T> ws(memory, p.head_dim);
-  for (std::int64_t i = begin; i < end; ++i) tile(p, p.tiles[i], ws);
+  for (std::int64_t i = begin; i < end; ++i) run_tile(p, p.tiles[i], ws);
 }
 
 } // namespace
