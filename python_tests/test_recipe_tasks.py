@@ -90,12 +90,12 @@ def test_json_is_compared_as_a_value():
 
 def test_python_is_scored_by_what_it_computes():
     checks = ((1, 5), (2, 7), (-3, -3))
-    assert run_function("def f(n):\n    return 2 * n + 3", checks)
-    assert run_function("def g(a):\n    a = a + a\n    return a + 3", checks)
-    assert not run_function("def f(n):\n    return 2 * n + 4", checks)
-    assert not run_function("def f(n):\n    return 2 * n +", checks)
-    assert not run_function("f = lambda n: 2 * n + 3", checks)
-    assert not run_function("def f(n):\n    return undefined", checks)
+    assert run_function("def f(n):\n    return 2 * n + 3", "f", checks)
+    assert run_function("def f(a):\n    a = a + a\n    return a + 3", "f", checks)
+    assert not run_function("def g(n):\n    return 2 * n + 3", "f", checks)
+    assert not run_function("def f(n):\n    return 2 * n + 4", "f", checks)
+    assert not run_function("def f(n):\n    return 2 * n +", "f", checks)
+    assert not run_function("def f(n):\n    return undefined", "f", checks)
 
 
 @pytest.mark.parametrize(
@@ -112,5 +112,5 @@ def test_python_is_scored_by_what_it_computes():
 )
 def test_hostile_code_fails_within_its_limits(body):
     start = time.monotonic()
-    assert not run_function(f"def f(x):\n    {body}", ((1, 1),))
+    assert not run_function(f"def f(x):\n    {body}", "f", ((1, 1),))
     assert time.monotonic() - start < 15

@@ -74,7 +74,7 @@ def score(problem: Problem, completion: str) -> bool:
     """True when the completion is an exact answer.
 
     Arithmetic and lists: the text, working included, equals the expected one. JSON: it parses to an equal
-    value. Python: the function, run in a subprocess with limits, returns the expected values.
+    value. Python: the function, by its name, run in a subprocess with limits, returns the expected values.
     """
     if problem.task == "json":
         try:
@@ -82,5 +82,6 @@ def score(problem: Problem, completion: str) -> bool:
         except json.JSONDecodeError:
             return False
     if problem.task == "python":
-        return run_function(completion, problem.checks)
+        name = problem.message.removeprefix("def ").split("(")[0]
+        return run_function(completion, name, problem.checks)
     return completion.strip() == problem.completion
