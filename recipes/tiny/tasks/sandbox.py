@@ -33,7 +33,7 @@ print(json.dumps(results))
 
 
 def run_function(code: str, name: str, checks: tuple) -> bool:
-    """True when `code` defines a function `name` that returns the expected value for every (argument, value)."""
+    """True when the function `name` of `code` returns the expected value for every (argument, value)."""
     job = json.dumps([[code, name, [argument for argument, _ in checks]]])
     try:
         child = subprocess.run(
