@@ -1,6 +1,7 @@
 """Draw the README's two figures: python recipes/figures/make.py (needs matplotlib and the built package)."""
 
 import argparse
+import json
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 
 from edlm_engine import Engine
-from edlm_engine.checkpoint import read_json, resolve
+from edlm_engine.checkpoint import resolve
 
 HERE = Path(__file__).parent
 SURENESS = LinearSegmentedColormap.from_list("sureness", ["#f4a582", "#fde6a8", "#a6dba0", "#5aae61"])
@@ -19,7 +20,7 @@ SURENESS = LinearSegmentedColormap.from_list("sureness", ["#f4a582", "#fde6a8", 
 
 def draw_denoising(model: str, path: Path):
     """Every denoising step of one real request as a row of tokens, coloured where they are committed."""
-    example = read_json(resolve(model) / "examples.json")["examples"][0]
+    example = json.loads((resolve(model) / "examples.json").read_text())[0]
     with Engine(model, dtype="float32") as engine:
         chunks = list(engine.stream(example["prompt"], max_new_tokens=96))
         pieces = {
