@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from . import ops
+from . import gpu, ops
 from .checkpoint import Checkpoint, DummyTensors, resolve
 from .decoding.block_state import BlockState
 from .errors import CheckpointError
@@ -84,6 +84,9 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     checkpoint = Checkpoint(path, with_tensors=not dummy)
     config = checkpoint.model
     decoding = _decoding(checkpoint, options)
+    if device == "cuda":
+        gpu.check_model(config)
+        gpu.check_weights_fit(config, _DTYPES[dtype], torch.cuda.mem_get_info()[0])
     tokenizer = load_tokenizer(path)
     with progress_bar(f"loading {path.name}", config.num_layers) as advance:
         tensors = DummyTensors() if dummy else checkpoint
@@ -91,6 +94,9 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     checkpoint.close()
     slots = options.max_batch_size
     tokens = options.kv_cache_tokens or default_cache_tokens(config, slots, _DTYPES[dtype])
+    if device == "cuda":
+        free = torch.cuda.mem_get_info()[0]
+        tokens = gpu.cache_tokens(config, _DTYPES[dtype], tokens, options.kv_cache_tokens is not None, free)
     cache = PagedKVCache(config, tokens, slots, _DTYPES[dtype], device)
     state = BlockState(slots, decoding.block_length, decoding.mask_token_id, device)
     rows = max(MAX_PROMPT_ROWS, decoding.block_length)
@@ -102,13 +108,13 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
 
 
 def choose_device(device: str) -> str:
-    """ "cpu" or "cuda"; "auto" takes a GPU if there is one and the build has CUDA kernels."""
-    built = ops.build_info()["cuda"]
-    if device == "cuda" and not built:
-        raise ValueError("device='cuda': this build has no CUDA kernels; use device='cpu'")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda': torch finds no usable GPU or driver; use device='cpu'")
-    return "cuda" if device != "cpu" and built and torch.cuda.is_available() else "cpu"
+    """ "cpu" or "cuda"; "auto" takes a GPU if there is one that the build has kernels for."""
+    if device == "cpu":
+        return "cpu"
+    reason = gpu.why_unusable(ops.build_info())
+    if device == "cuda" and reason:
+        raise ValueError(f"device='cuda': {reason}; use device='cpu'")
+    return "cpu" if reason else "cuda"
 
 
 def choose_dtype(dtype: str) -> str:

@@ -1,0 +1,85 @@
+"""What must be right about a GPU before an engine starts on it, and in words what is not."""
+
+import re
+
+import torch
+
+from .kv_cache import PAGE_LENGTH
+from .models.config import ModelConfig
+
+HEAD_SIZES = (64, 128)  # of the attention kernels
+CACHE_SHARE = 0.8  # of the memory that the weights leave: activations and logits need the rest
+GIB = 2**30
+
+
+def why_unusable(build: dict) -> str | None:
+    """Why this build (as from ops.build_info()) cannot use a GPU here; None if it can."""
+    if not build["cuda"]:
+        return "this build has no CUDA kernels"
+    try:
+        torch.cuda.init()
+        capability = torch.cuda.get_device_capability()
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # no driver, too old a driver, no device, a CPU build of torch
+        return f"torch finds no usable GPU: {str(error).split('. ')[0].splitlines()[0].rstrip('.')}"
+    if not covers(build["cuda_architectures"], capability):
+        kernels = ", ".join(build["cuda_architectures"])
+        name, version = torch.cuda.get_device_name(), "{}.{}".format(*capability)
+        return f"{name} has compute capability {version}, this build has kernels for {kernels} only"
+    return None
+
+
+def covers(architectures: list[str], capability: tuple[int, int]) -> bool:
+    """Whether kernels for these run on a GPU of that compute capability.
+
+    architectures: as CMAKE_CUDA_ARCHITECTURES names them. "80-real" is machine code for 8.0 and later minors
+    of 8; "80" also carries code that the driver compiles for all later ones; "90a" runs on 9.0 alone.
+    """
+    for architecture in architectures:
+        number, exact, real = re.fullmatch(r"(\d+)([af]?)(-real)?", architecture).groups()
+        built = divmod(int(number), 10)
+        if exact:
+            fits = capability == built
+        else:
+            fits = capability >= built and (not real or capability[0] == built[0])
+        if fits:
+            return True
+    return False
+
+
+def check_model(config: ModelConfig):
+    """Raises ValueError for a model whose heads have no CUDA kernel."""
+    if config.head_dim not in HEAD_SIZES:
+        sizes = " and ".join(map(str, HEAD_SIZES))
+        raise ValueError(
+            f"device='cuda': the model's head size is {config.head_dim}, there are kernels for {sizes}; "
+            "use device='cpu'"
+        )
+
+
+def check_weights_fit(config: ModelConfig, dtype: torch.dtype, free: int):
+    """free: bytes on the GPU. Raises torch.OutOfMemoryError."""
+    needed = config.num_parameters * dtype.itemsize
+    if needed > free:
+        raise torch.OutOfMemoryError(
+            f"the weights need {needed / GIB:.1f} GiB on the GPU, {free / GIB:.1f} GiB are free; "
+            "end what else runs there or use device='cpu'"
+        )
+
+
+def cache_tokens(config: ModelConfig, dtype: torch.dtype, wanted: int, exactly: bool, free: int) -> int:
+    """Positions of a cache in `free` bytes on the GPU: `wanted`, or as many as fit unless they are wanted
+    exactly. Raises torch.OutOfMemoryError if they, or one page, do not fit."""
+    per_token = 2 * config.num_layers * config.kv_size * dtype.itemsize
+    fitting = int(free * CACHE_SHARE) // per_token // PAGE_LENGTH * PAGE_LENGTH
+    if wanted <= fitting:
+        return wanted
+    if exactly or not fitting:
+        name = "kv_cache_tokens=" if exactly else "a cache of "
+        raise torch.OutOfMemoryError(
+            f"{name}{wanted} needs {wanted * per_token / GIB:.1f} GiB on the GPU; the weights leave "
+            f"{free / GIB:.1f} GiB, room for {fitting} positions"
+        )
+    return fitting

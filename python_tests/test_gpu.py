@@ -1,0 +1,102 @@
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from edlm_engine import gpu
+from edlm_engine.models.config import ModelConfig
+
+BUILD = {"cuda": True, "cuda_architectures": ["80-real", "90a-real", "100"]}
+QWEN3_4B = ModelConfig(
+    vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_layers=36, num_heads=32, num_kv_heads=8,
+    head_dim=128, rms_norm_eps=1e-6, rope_theta=1e6, max_positions=40960, tied_head=True, qkv_bias=False,
+    qk_norm=True,
+)  # fmt: skip
+GIB = 2**30
+
+
+def pretend(monkeypatch, init=lambda: None, capability=(9, 0)):
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA Something")
+
+
+def raises(message: str):
+    def init():
+        raise RuntimeError(message)
+
+    return init
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "fits"),
+    [
+        (["80-real"], (8, 0), True), (["80-real"], (8, 9), True), (["80-real"], (9, 0), False),
+        (["80"], (9, 0), True), (["80"], (7, 5), False), (["90a-real"], (9, 0), True),
+        (["90a-real"], (10, 0), False), (["100"], (12, 0), True), (["80-real", "90a-real"], (8, 6), True),
+        (["100f-real"], (10, 0), True), ([], (9, 0), False), (["89-real"], (8, 6), False),
+    ],
+)  # fmt: skip
+def test_covers(architectures, capability, fits):
+    assert gpu.covers(architectures, capability) == fits
+
+
+def test_usable(monkeypatch):
+    pretend(monkeypatch)
+    assert gpu.why_unusable(BUILD) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("Found no NVIDIA driver on your system. Please check", "no usable GPU: Found no NVIDIA driver"),
+        ("The NVIDIA driver on your system is too old (found version 11040). Please", r"too old .*11040\)$"),
+    ],
+)
+def test_drivers(monkeypatch, said, message):
+    pretend(monkeypatch, raises(said))
+    assert re.search(message, gpu.why_unusable(BUILD))
+
+
+def test_build_without_cuda():
+    assert gpu.why_unusable({"cuda": False}) == "this build has no CUDA kernels"
+
+
+def test_architecture_that_the_build_lacks(monkeypatch):
+    pretend(monkeypatch, capability=(7, 5))
+    assert gpu.why_unusable(BUILD) == (
+        "NVIDIA Something has compute capability 7.5, this build has kernels for 80-real, 90a-real, 100 only"
+    )
+
+
+def test_head_size():
+    gpu.check_model(QWEN3_4B)
+    with pytest.raises(ValueError, match="head size is 96, there are kernels for 64 and 128"):
+        gpu.check_model(replace(QWEN3_4B, head_dim=96))
+
+
+def test_weights():
+    gpu.check_weights_fit(QWEN3_4B, torch.bfloat16, 8 * GIB)
+    with pytest.raises(torch.OutOfMemoryError, match=r"need 7.5 GiB on the GPU, 7.0 GiB are free"):
+        gpu.check_weights_fit(QWEN3_4B, torch.bfloat16, 7 * GIB)
+
+
+@pytest.mark.parametrize("exactly", [True, False])
+def test_cache_that_fits(exactly):
+    assert gpu.cache_tokens(QWEN3_4B, torch.bfloat16, 4096, exactly, GIB) == 4096
+
+
+def test_cache_takes_what_there_is():
+    tokens = gpu.cache_tokens(QWEN3_4B, torch.bfloat16, 100_000, False, GIB)
+    assert tokens % 64 == 0
+    assert 0.75 * GIB < tokens * 147456 <= 0.8 * GIB
+
+
+def test_cache_that_does_not_fit():
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"kv_cache_tokens=100000 needs 13.7 GiB .* room for 5824"
+    ):
+        gpu.cache_tokens(QWEN3_4B, torch.bfloat16, 100_000, True, GIB)
+    with pytest.raises(torch.OutOfMemoryError, match="a cache of 4096 needs"):
+        gpu.cache_tokens(QWEN3_4B, torch.bfloat16, 4096, False, 2**20)
