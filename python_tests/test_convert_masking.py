@@ -8,6 +8,7 @@ import torch
 from edlm_engine.convert.masking import (
     causal_block_mask,
     draw_masks,
+    noisy_slots,
     number_blocks,
     position_log_weights,
     training_mask,
@@ -26,9 +27,17 @@ def allowed(query, key, length, block):
 
 @pytest.mark.parametrize(("length", "block"), [(12, 4), (10, 4), (5, 1), (6, 6), (7, 16)])
 def test_training_mask_is_the_formula_for_all_pairs(length, block):
-    mask = training_mask(regular(1, length, block))[0]
+    mask = whole_mask(regular(1, length, block))[0]
     expected = [[allowed(q, k, length, block) for k in range(2 * length)] for q in range(2 * length)]
     assert mask.tolist() == expected
+
+
+def whole_mask(blocks):
+    """The mask of [noisy | clean] rows as one square."""
+    rows, length = blocks.shape
+    noisy, clean = training_mask(blocks, torch.arange(length).expand_as(blocks))
+    clean = torch.cat((torch.zeros(rows, length, length, dtype=torch.bool), clean), -1)
+    return torch.cat((noisy, clean), 1)
 
 
 def regular(rows, length, block):
@@ -50,10 +59,41 @@ def test_blocks_are_counted_from_every_start():
         [0, 0, 0, 0, 1, 2, 2, 3, 3, 3, 3, 4],
         [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2],
     ]
-    mask = training_mask(number_blocks(starts, 4))
+    mask = whole_mask(number_blocks(starts, 4))
     numbers = number_blocks(starts, 4)[0].tolist()
     for query in range(12):
         assert mask[0, query, 12:].tolist() == [number < numbers[query] for number in numbers]
+
+
+def test_only_whole_blocks_with_learned_tokens_are_noised_as_far_as_they_fit():
+    blocks = torch.tensor([[0, 0, 0, 1, 1, 1, 2, 2, 3, 3], [0, 1, 1, 1, 1, 2, 2, 2, 2, 3]])
+    learned = torch.zeros(2, 10, dtype=torch.bool)
+    learned[0, [4, 8]] = True
+    learned[1, [1, 2, 6, 9]] = True
+    assert noisy_slots(blocks, learned, 6).tolist() == [[3, 4, 5, 8, 9, -1], [1, 2, 3, 4, -1, -1]]
+    assert noisy_slots(blocks, learned, 9)[1].tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert noisy_slots(blocks, learned, 4).tolist() == [[3, 4, 5, -1], [1, 2, 3, 4]]
+
+
+def test_rows_of_some_slots_see_what_they_see_among_all():
+    blocks = regular(1, 12, 4)
+    slots = torch.tensor([[4, 5, 6, 7, 8, 9, 10, 11, -1, -1]])
+    noisy, clean = training_mask(blocks, slots)
+    whole = whole_mask(blocks)[0]
+    columns = [*range(4, 12), *range(12, 24)]
+    assert torch.equal(noisy[0, :8][:, [*range(8), *range(10, 22)]], whole[4:12][:, columns])
+    assert not noisy[0, :8, 8:10].any() and noisy[0, 8:, 8:10].all()  # padding sees padding: no row is empty
+    assert torch.equal(clean[0], whole[12:, 12:])
+
+
+def test_views_of_a_row_share_its_blocks_and_spread_their_levels():
+    blocks = regular(300, 24, 8).repeat_interleave(4, 0)
+    masked, level = draw_masks(blocks, 8, None, torch.Generator().manual_seed(4), 1e-6, views=4)
+    for start in (0, 8, 16):
+        levels = level[:, start].reshape(300, 4).sort(1).values
+        assert torch.allclose(levels.diff(dim=1), torch.tensor(0.25), atol=1e-5)
+        assert 0.48 < levels.mean() < 0.52
+        assert torch.equal(masked[:, start : start + 8].sum(1), torch.round(level[:, start] * 8).long())
 
 
 @pytest.mark.parametrize(("block", "beta", "ratio"), [(64, 0.1083, 919), (16, 0.4332, 664)])

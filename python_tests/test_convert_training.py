@@ -67,20 +67,23 @@ def data(tmp_path):
     return tmp_path / "data.jsonl"
 
 
-def random_batch(config):
+def random_rows(config):
     rng = np.random.default_rng(5)
     shape = (config.rows, config.length)
     starts = np.zeros(shape, bool)
     starts[:, [0, 3, 9]] = True
-    rows = Rows(rng.integers(2, 10, shape, np.int32), rng.random(shape), starts)
-    return noisy_batch(rows, config, torch.Generator().manual_seed(5))
+    return Rows(rng.integers(2, 10, shape, np.int32), rng.random(shape), starts)
+
+
+def random_batch(config):
+    return noisy_batch(random_rows(config), config, torch.Generator().manual_seed(5))
 
 
 def loss_by_blocks(model, config, batch):
     """Eq. 1 computed one block at a time as a decoder would: clean earlier blocks, then the noisy one."""
     total = torch.zeros((), dtype=torch.float64)
     for row in range(config.rows):
-        ids, blocks, masked = batch.ids[row], batch.blocks[row], batch.masked[row]
+        ids, blocks, masked = batch.ids[row], batch.blocks[row], batch.masked[row, 0]
         noisy = ids.masked_fill(masked, MASK)
         for number in range(int(blocks.max()) + 1):
             context = torch.where(blocks == number, noisy, ids)[blocks <= number]
@@ -96,7 +99,7 @@ def loss_by_blocks(model, config, batch):
             for i in (blocks == number).nonzero()[:, 0].tolist():
                 if masked[i] and not (config.token_shift and i == 0):
                     source = log_p[i - 1 if config.token_shift else i]
-                    total = total - source[ids[i]] * batch.weights[row, i] / batch.level[row, i].double()
+                    total = total - source[ids[i]] * batch.weights[row, i] / batch.level[row, 0, i].double()
     return total / batch.weights.sum()
 
 
@@ -116,9 +119,47 @@ def test_loss_is_the_papers_sum_over_blocks(attention, token_shift, align_blocks
     assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_loss_of_views_is_the_mean_of_their_losses():
+    """Each view alone, as a whole noisy row that is clean and unweighted outside the noised blocks."""
+    config = replace(QUICK, length=16, align_blocks=True, views=3, noisy_length=8)
+    rows = random_rows(config)
+    rows.weights[:] = 0.25
+    rows.weights[0, [4, 10]] = rows.weights[1, 5] = 1.0
+    batch = noisy_batch(rows, config, torch.Generator().manual_seed(5))
+    assert batch.slots[0].tolist() == [3, 4, 5, 6, 9, 10, 11, 12] and (batch.slots[1, 4:] == -1).all()
+    model = tiny_decoder(torch.float64)
+    found = diffusion_loss(model.hidden, model.head_weight, batch, MASK, config)
+    noised = torch.zeros_like(batch.blocks, dtype=torch.bool)
+    noised[batch.slots.ge(0).nonzero(as_tuple=True)[0], batch.slots[batch.slots >= 0]] = True
+    expected = 0.0
+    for view in range(3):
+        masked, level = torch.zeros_like(noised), torch.ones(noised.shape)
+        masked[noised] = batch.masked[:, view][batch.slots >= 0]
+        level[noised] = batch.level[:, view][batch.slots >= 0]
+        weights, slots = batch.weights * noised, torch.arange(16).expand_as(noised)
+        single = Batch(batch.ids, weights, batch.blocks, slots, masked[:, None], level[:, None])
+        plain = replace(config, views=1, noisy_length=None)
+        expected += diffusion_loss(model.hidden, model.head_weight, single, MASK, plain).item() / 3
+    assert batch.masked.any() and found.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"views": 0}, "views must be at least 1"),
+        ({"noisy_length": 2}, r"noisy_length must be in block_size … length \(4 … 12\)"),
+        ({"views": 2, "token_shift": True}, "without token_shift"),
+        ({"noisy_length": 8, "attention": "bidirectional"}, "for attention 'block_diff'"),
+    ],
+)
+def test_unfit_views_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        replace(QUICK, **settings)
+
+
 def test_one_noise_level_for_the_row_when_asked():
     level = random_batch(replace(QUICK, sequence_noise=True)).level
-    assert (level == level[:, :1]).all() and level[0, 0] != level[1, 0]
+    assert (level == level[..., :1]).all() and level[0, 0, 0] != level[1, 0, 0]
 
 
 def test_gradients_agree_with_finite_differences():
@@ -146,9 +187,8 @@ def test_gradients_agree_with_finite_differences():
 
 def test_each_masked_token_weighs_one_over_its_level():
     model, batch = tiny_decoder(), random_batch(QUICK)
-    row, at = batch.masked.nonzero()[0].tolist()
     only = torch.zeros_like(batch.masked)
-    only[row, at] = True
+    only[tuple(batch.masked.nonzero()[0])] = True
 
     def loss(**changes):
         changed = replace(batch, masked=only, **changes)
@@ -212,8 +252,10 @@ def test_conversion_learns_to_fill_masks(base, data, tmp_path):
         convert(base, tmp_path / str(steps), data, config)
         model, _ = load_decoder(tmp_path / str(steps))
         ids = torch.tensor([[2, 3, 4, 5, 6, 0, 2, 3, 4, 5, 6, 0]] * 2)
-        blocks = torch.arange(12).expand(2, 12) // 4
-        batch = Batch(ids, torch.ones(2, 12), blocks, blocks == 1, torch.ones(2, 12))
+        slots = torch.arange(12).expand(2, 12)
+        blocks = slots // 4
+        masked = (blocks == 1)[:, None]
+        batch = Batch(ids, torch.ones(2, 12), blocks, slots, masked, torch.ones(masked.shape))
         losses[steps] = diffusion_loss(model.hidden, model.head_weight, batch, MASK, QUICK).item()
     assert losses[120] < 0.75 * losses[1]
 

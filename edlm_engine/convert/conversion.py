@@ -14,7 +14,13 @@ from torch import Tensor
 
 from edlm_engine.convert.checkpoint import load_decoder, read_config, save_checkpoint
 from edlm_engine.convert.data import Batches, Rows, read_documents
-from edlm_engine.convert.masking import causal_block_mask, draw_masks, number_blocks, training_mask
+from edlm_engine.convert.masking import (
+    causal_block_mask,
+    draw_masks,
+    noisy_slots,
+    number_blocks,
+    training_mask,
+)
 from edlm_engine.convert.model import Decoder
 from edlm_engine.convert.train import TrainConfig, train
 
@@ -33,7 +39,9 @@ class ConversionConfig(TrainConfig):
     per block. min_level: smallest noise level. mask_token_id: an existing row of the embedding; None takes
     the tokenizer's mask token. align_blocks: begin a block at every completion, as decoding does, and
     not only every `block_size` tokens of the packed row, as the paper does. (No block begins at the document
-    after it: a block that ended with the answer would tell where the answer ends.)
+    after it: a block that ended with the answer would tell where the answer ends.) views: noisy copies of each
+    row, which share one clean half and spread their noise levels evenly. noisy_length: None noises the whole row;
+    a number noises only the blocks with tokens of full weight (completions), at most so many tokens a row.
     """
 
     final_learning_rate: float = 3e-6
@@ -45,6 +53,8 @@ class ConversionConfig(TrainConfig):
     min_level: float = 1e-3
     mask_token_id: int | None = None
     align_blocks: bool = False
+    views: int = 1
+    noisy_length: int | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -58,73 +68,103 @@ class ConversionConfig(TrainConfig):
             raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, got {self.attention!r}")
         if not 0 < self.min_level < 1:
             raise ValueError(f"min_level must be in (0, 1), got {self.min_level}")
+        if self.views < 1:
+            raise ValueError(f"views must be at least 1, got {self.views}")
+        if self.noisy_length is not None and not self.block_size <= self.noisy_length <= self.length:
+            raise ValueError(
+                f"noisy_length must be in block_size … length ({self.block_size} … {self.length}) or None, "
+                f"got {self.noisy_length}"
+            )
+        plain = self.views == 1 and self.noisy_length is None
+        if not plain and (self.attention != "block_diff" or self.token_shift):
+            raise ValueError("views and noisy_length are for attention 'block_diff' without token_shift")
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's rows and noise, each (rows, length): ids, loss weights, block numbers, masked, noise
-    level."""
+    """One step's rows and noise. (rows, length): ids, loss weights, block numbers. slots (rows, width): which
+    tokens are noised, -1 for none. (rows, views, width): masked, noise level."""
 
     ids: Tensor
     weights: Tensor
     blocks: Tensor
+    slots: Tensor
     masked: Tensor
     level: Tensor
 
 
 def noisy_batch(rows: Rows, config: ConversionConfig, generator: torch.Generator) -> Batch:
     """Number the blocks of packed rows and draw their masks."""
+    ids, weights = torch.from_numpy(rows.ids).long(), torch.from_numpy(rows.weights)
     starts = torch.from_numpy(rows.starts).clone()
     if not config.align_blocks:
         starts[:, 1:] = False
     starts[:, 0] = True
-    noise_block = config.length if config.sequence_noise else config.block_size
     blocks = number_blocks(starts, config.block_size)
+    whole_row = torch.arange(config.length).expand_as(blocks)
+    slots = noisy_slots(blocks, weights == 1, config.noisy_length) if config.noisy_length else whole_row
+    noise_block = config.length if config.sequence_noise else config.block_size
     noise_blocks = torch.zeros_like(blocks) if config.sequence_noise else blocks
-    noise = draw_masks(noise_blocks, noise_block, config.half_life_ratio, generator, config.min_level)
-    return Batch(torch.from_numpy(rows.ids).long(), torch.from_numpy(rows.weights), blocks, *noise)
+    masked, level = draw_masks(
+        noise_blocks.repeat_interleave(config.views, 0),
+        noise_block,
+        config.half_life_ratio,
+        generator,
+        config.min_level,
+        config.views,
+    )
+    pick = slots.clamp_min(0)[:, None].expand(-1, config.views, -1)
+    masked, level = (x.unflatten(0, (-1, config.views)).gather(2, pick) for x in (masked, level))
+    return Batch(ids, weights, blocks, slots, masked & (slots >= 0)[:, None], level)
 
 
-def predictors(config: ConversionConfig, blocks: Tensor) -> Tensor:
-    """(rows, length): the output row that predicts each token; -1 where none does."""
-    at = torch.arange(blocks.shape[1], device=blocks.device).expand_as(blocks)
+def predictors(config: ConversionConfig, batch: Batch) -> Tensor:
+    """(rows, views · width): the output row that predicts each noised token; -1 where none does."""
+    rows, views, width = batch.masked.shape
+    at = torch.arange(views * width, device=batch.ids.device).expand(rows, -1)
     if not config.token_shift:
         return at
     shifted = at - 1
     if config.attention == "block_diff":
         # The token before a block is clean by the time the block is decoded, so its clean row predicts.
-        begins = blocks != blocks.roll(1, 1)
-        shifted = torch.where(begins, shifted + blocks.shape[1], shifted)
+        begins = batch.blocks != batch.blocks.roll(1, 1)
+        shifted = torch.where(begins, shifted + width, shifted)
     shifted[:, 0] = -1
     return shifted
 
 
 def diffusion_loss(
-    hidden: Callable[[Tensor, Tensor, Tensor], Tensor],
+    hidden: Callable[[Tensor, Tensor, Tensor | tuple[Tensor, Tensor]], Tensor],
     head: Tensor,
     batch: Batch,
     mask_token_id: int,
     config: ConversionConfig,
 ) -> Tensor:
-    """-Σ over masked i of weight_i / t_i · log p(x_i), over Σ of all weights: Eq. 1 per token of the rows.
+    """-Σ over masked i of weight_i / t_i · log p(x_i), over Σ of all noised weights: Eq. 1 per noised token.
 
-    hidden: (ids, positions, allow) -> final states.
+    hidden: (ids, positions, allow) -> final states; see `Decoder.hidden`.
     """
-    inputs = batch.ids.masked_fill(batch.masked, mask_token_id)
-    positions = torch.arange(inputs.shape[1], device=inputs.device)
+    slots = batch.slots.clamp_min(0)
+    targets = batch.ids.gather(1, slots)[:, None].expand_as(batch.masked)
+    weights = (
+        batch.weights.gather(1, slots).masked_fill(batch.slots < 0, 0.0)[:, None].expand_as(batch.masked)
+    )
+    inputs = targets.masked_fill(batch.masked, mask_token_id).flatten(1)
+    positions = slots.repeat(1, config.views)
     if config.attention == "block_diff":
-        inputs, positions = torch.cat((inputs, batch.ids), 1), positions.repeat(2)
-        allow = training_mask(batch.blocks)
+        clean = torch.arange(config.length, device=slots.device).expand_as(batch.ids)
+        inputs, positions = torch.cat((inputs, batch.ids), 1), torch.cat((positions, clean), 1)
+        allow = training_mask(batch.blocks, batch.slots)
     else:
         all_one = config.attention == "bidirectional"
         allow = causal_block_mask(torch.zeros_like(batch.blocks) if all_one else batch.blocks)
-    states = hidden(inputs, positions, allow[:, None])
-    predictor = predictors(config, batch.blocks)
-    row, at = (batch.masked & (predictor >= 0)).nonzero(as_tuple=True)
+    states = hidden(inputs, positions, allow)
+    predictor = predictors(config, batch)
+    row, at = (batch.masked.flatten(1) & (predictor >= 0)).nonzero(as_tuple=True)
     logits = F.linear(states[row, predictor[row, at]], head)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = F.cross_entropy(logits, batch.ids[row, at], reduction="none")
-    return (losses * (batch.weights / batch.level)[row, at]).sum() / batch.weights.sum()
+    losses = F.cross_entropy(logits, targets.flatten(1)[row, at], reduction="none")
+    return (losses * (weights / batch.level).flatten(1)[row, at]).sum() / weights.sum()
 
 
 def special_ids(base: Path, hf_config: dict, config: ConversionConfig) -> tuple[int, int]:

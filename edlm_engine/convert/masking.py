@@ -16,17 +16,26 @@ def number_blocks(starts: Tensor, block: int) -> Tensor:
     return (since % block == 0).cumsum(1) - 1
 
 
-def training_mask(blocks: Tensor) -> Tensor:
-    """Bool (…, 2·length, 2·length), True where query (row) may see key (column) of [noisy | clean] (Fig. 2d).
+def training_mask(blocks: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """What noisy and clean rows may see (Fig. 2d), two bool masks, True where query (row) may see key (column).
 
-    blocks: block number of every token, (…, length). Noisy rows see their own noisy block and the earlier
-    clean blocks; clean rows see the clean blocks up to their own.
+    blocks: block number of every token, (rows, length). slots: which tokens the noisy rows stand for, (rows,
+    width), -1 for none. Noisy rows see their own noisy block and the earlier clean blocks: (rows, width, width +
+    length), noisy keys first; clean rows see the clean blocks up to their own: (rows, length, length).
     """
-    query, key = blocks[..., :, None], blocks[..., None, :]
-    same, earlier = query == key, query > key
-    noisy = torch.cat((same, earlier), -1)
-    clean = torch.cat((torch.zeros_like(same), same | earlier), -1)
-    return torch.cat((noisy, clean), -2)
+    noisy = blocks.gather(1, slots.clamp_min(0)).masked_fill(slots < 0, -1)
+    own_block = noisy[:, :, None] == noisy[:, None, :]
+    return torch.cat((own_block, noisy[:, :, None] > blocks[:, None, :]), -1), causal_block_mask(blocks)
+
+
+def noisy_slots(blocks: Tensor, learned: Tensor, width: int) -> Tensor:
+    """(rows, width) positions of the tokens to noise, -1 for none: the blocks with a token of `learned` (rows,
+    length), whole, in order, as far as `width` reaches."""
+    chosen = torch.zeros_like(blocks).scatter_add_(1, blocks, learned.long()).gather(1, blocks) > 0
+    end = torch.zeros_like(blocks).scatter_reduce_(1, blocks, chosen.cumsum(1), "amax").gather(1, blocks)
+    chosen &= end <= width
+    order = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+    return order.masked_fill(~chosen.gather(1, order), -1)
 
 
 def causal_block_mask(blocks: Tensor) -> Tensor:
@@ -53,15 +62,19 @@ def draw_masks(
     half_life_ratio: float | None,
     generator: torch.Generator,
     min_level: float = 1e-3,
+    views: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """(masked bool, noise level fp32), each (rows, length), for block numbers (rows, length).
 
     Every block has its own level t ~ U(min_level, 1) and exactly round(t · its length) masks, possibly none,
     drawn without replacement with chances proportional to w_i(t) by Gumbel-top-k (§3.3). A shorter block
-    keeps the nominal block length in β.
+    keeps the nominal block length in β. Each `views` rows, one after the other, are views of the same tokens:
+    their levels of a block lie evenly spaced in the range, so that together they vary less.
     """
     rows, length = blocks.shape
-    level = min_level + (1 - min_level) * torch.rand(rows, length, generator=generator).gather(1, blocks)
+    spaced = torch.arange(rows)[:, None] % views / views
+    level = torch.rand(rows // views, length, generator=generator).repeat_interleave(views, 0)
+    level = min_level + (1 - min_level) * ((level + spaced) % 1).gather(1, blocks)
     size = torch.zeros_like(blocks).scatter_add_(1, blocks, torch.ones_like(blocks))
     first = (size.cumsum(1) - size).gather(1, blocks)
     size = size.gather(1, blocks)

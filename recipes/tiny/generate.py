@@ -84,7 +84,7 @@ def generate(
         allow = (at[:width] < end[rows])[:, None, :].expand(-1, width, -1)
         if not how.bidirectional:
             allow = allow & (blocks[rows, :width, None] >= blocks[rows, None, :width])
-        logits = model(part[:, :width], None, (allow | torch.eye(width, dtype=torch.bool))[:, None]).float()
+        logits = model(part[:, :width], None, allow | torch.eye(width, dtype=torch.bool)).float()
         if how.shift:
             logits = logits.roll(1, 1)
         commit(part[:, :width], logits, active[:, :width], mask_id, how.threshold)

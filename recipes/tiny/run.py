@@ -42,20 +42,22 @@ BASE_TRAINING = TrainConfig(
     checkpoint_every=250,
 )
 CONVERSION = ConversionConfig(
-    steps=2600,
-    rows=24,
+    steps=6000,
+    rows=16,
     length=128,
     learning_rate=2e-3,
     final_learning_rate=0.0,
     warmup_steps=20,
     optimizer="muon",
-    muon_learning_rate=0.015,
+    muon_learning_rate=0.02,
     prompt_weight=0.03,
     compile=True,
-    checkpoint_every=100,
+    checkpoint_every=200,
     block_size=16,
     half_life_ratio=0.1,
     align_blocks=True,
+    views=4,
+    noisy_length=80,
     seed=1,
 )
 
@@ -84,7 +86,7 @@ def train_base() -> None:
 def convert_base() -> None:
     if (WORK / "converted" / "config.json").is_file():
         return
-    watch = (200, quick.reporter(tokenizer(), Decoding(block=16, threshold=0.9), count=48))
+    watch = (400, quick.reporter(tokenizer(), Decoding(block=16, threshold=0.9), count=48))
     convert(WORK / "base", WORK / "converted", WORK / "data", CONVERSION, every=watch)
 
 
