@@ -39,9 +39,10 @@ class ConversionConfig(TrainConfig):
     per block. min_level: smallest noise level. mask_token_id: an existing row of the embedding; None takes
     the tokenizer's mask token. align_blocks: begin a block at every completion, as decoding does, and
     not only every `block_size` tokens of the packed row, as the paper does. (No block begins at the document
-    after it: a block that ended with the answer would tell where the answer ends.) views: noisy copies of each
-    row, which share one clean half and spread their noise levels evenly. noisy_length: None noises the whole row;
-    a number noises only the blocks with tokens of full weight (completions), at most so many tokens a row.
+    after it: a block that ended with the answer would tell where the answer ends.) views: noisy copies of
+    each row, which share one clean half and spread their noise levels evenly. noisy_length: None noises the
+    whole row; a number noises only the blocks with tokens of full weight (completions), at most so many
+    tokens a row.
     """
 
     final_learning_rate: float = 3e-6
@@ -146,9 +147,8 @@ def diffusion_loss(
     """
     slots = batch.slots.clamp_min(0)
     targets = batch.ids.gather(1, slots)[:, None].expand_as(batch.masked)
-    weights = (
-        batch.weights.gather(1, slots).masked_fill(batch.slots < 0, 0.0)[:, None].expand_as(batch.masked)
-    )
+    weights = batch.weights.gather(1, slots) * (batch.slots >= 0)
+    weights = weights[:, None].expand_as(batch.masked)
     inputs = targets.masked_fill(batch.masked, mask_token_id).flatten(1)
     positions = slots.repeat(1, config.views)
     if config.attention == "block_diff":

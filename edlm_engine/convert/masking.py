@@ -17,11 +17,13 @@ def number_blocks(starts: Tensor, block: int) -> Tensor:
 
 
 def training_mask(blocks: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-    """What noisy and clean rows may see (Fig. 2d), two bool masks, True where query (row) may see key (column).
+    """What noisy and clean rows may see (Fig. 2d): two bool masks, True where query (row) may see key
+    (column).
 
     blocks: block number of every token, (rows, length). slots: which tokens the noisy rows stand for, (rows,
-    width), -1 for none. Noisy rows see their own noisy block and the earlier clean blocks: (rows, width, width +
-    length), noisy keys first; clean rows see the clean blocks up to their own: (rows, length, length).
+    width), -1 for none. Noisy rows see their own noisy block and the earlier clean blocks: (rows, width,
+    width + length), noisy keys first. Clean rows see the clean blocks up to their own: (rows, length,
+    length).
     """
     noisy = blocks.gather(1, slots.clamp_min(0)).masked_fill(slots < 0, -1)
     own_block = noisy[:, :, None] == noisy[:, None, :]
@@ -29,8 +31,8 @@ def training_mask(blocks: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def noisy_slots(blocks: Tensor, learned: Tensor, width: int) -> Tensor:
-    """(rows, width) positions of the tokens to noise, -1 for none: the blocks with a token of `learned` (rows,
-    length), whole, in order, as far as `width` reaches."""
+    """(rows, width) positions of the tokens to noise, -1 for none: the blocks with a token of `learned`
+    (rows, length), whole, in order, as far as `width` reaches."""
     chosen = torch.zeros_like(blocks).scatter_add_(1, blocks, learned.long()).gather(1, blocks) > 0
     end = torch.zeros_like(blocks).scatter_reduce_(1, blocks, chosen.cumsum(1), "amax").gather(1, blocks)
     chosen &= end <= width

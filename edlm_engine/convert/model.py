@@ -60,8 +60,8 @@ class RMSNorm(nn.Module):
 
 
 def rotary_table(config: DecoderConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, each (…, 1, length, head_dim) fp32, of positions (…, length), for NEOX-style rotation
-    (half with half)."""
+    """Cosines and sines, each (…, 1, length, head_dim) fp32, of positions (…, length), for NEOX-style
+    rotation (half with half)."""
     exponent = (
         torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
     )
@@ -204,9 +204,9 @@ class Decoder(nn.Module):
     def hidden(self, ids: Tensor, positions: Tensor | None = None, allow: Allow = None) -> Tensor:
         """Final normalised states, (batch, length, hidden), of token ids (batch, length).
 
-        positions: (length,) or (batch, length) RoPE positions, by default 0, 1, 2, …; allow: bool (length, length)
-        or (batch, length, length), True where query (row) may see key (column), by default causal; or the pair of
-        `training_mask`, for ids laid out as [noisy view | … | noisy view | clean].
+        positions: (length,) or (batch, length) RoPE positions, by default 0, 1, 2, …; allow: bool (length,
+        length) or (batch, length, length), True where query (row) may see key (column), by default causal; or
+        the pair of `training_mask`, for ids laid out as [noisy view | … | noisy view | clean].
         """
         if positions is None:
             positions = torch.arange(ids.shape[1], device=ids.device)
