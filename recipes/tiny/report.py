@@ -56,10 +56,12 @@ def measured(results: Path) -> str:
     final = json.loads((results / "final.json").read_text())
     ablations = json.loads((results / "ablations.json").read_text())
     cells, budget = ablations["cells"], ablations["budget"]
+    plain, views = budget["table1"], budget["others"]
     settings = (
-        f"Every cell: {budget['steps']} steps of {budget['rows']} rows of {budget['length']} tokens "
-        f"({budget['clean_tokens'] / 1e6:.2f} million clean tokens; row e twice that), same base, seed "
-        f"{budget['seed']}, then {budget['count']} held-out problems; ± is one standard error."
+        f"Every cell: {budget['steps']} steps (row e twice that) of rows of {budget['length']} tokens, same "
+        f"base, seed {budget['seed']}, then {budget['count']} held-out problems; ± is one standard error. The "
+        f"first table trains on {plain['rows']} rows a step, noised once and whole; the others on "
+        f"{views['rows']} rows, the completions noised in {views['views']} views."
     )
     count = final["count"]
     parts = [
