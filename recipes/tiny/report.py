@@ -59,8 +59,8 @@ def measured(results: Path) -> str:
     plain, views = budget["table1"], budget["others"]
     settings = (
         f"Every cell: {budget['steps']} steps (row e twice that) of rows of {budget['length']} tokens, same "
-        f"base, seed {budget['seed']}, then {budget['count']} held-out problems; ± is one standard error. The "
-        f"first table trains on {plain['rows']} rows a step, noised once and whole; the others on "
+        f"base, seed {budget['seed']}, then {budget['count']} held-out problems; ± is one standard error. "
+        f"The first table trains on {plain['rows']} rows a step, noised once and whole; the others on "
         f"{views['rows']} rows, the completions noised in {views['views']} views."
     )
     count = final["count"]
