@@ -19,8 +19,10 @@ demo: .venv/.installed ## watch the bundled model solve a problem, block by bloc
 test: .venv/.installed ## lint, format check and tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest
 
-bench: .venv/.installed ## benchmarks of the ops, single-threaded
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest bench -s --benchmark-enable --benchmark-columns=median,iqr,rounds
+bench: .venv/.installed ## benchmarks of the ops, single-threaded; bench/record.py keeps the results
+	@mkdir -p build
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest bench -s --benchmark-enable --benchmark-columns=median,iqr,rounds \
+	  --benchmark-json=build/bench.json
 
 clean: ## remove what was built (the virtual environment stays)
 	rm -rf build dist *.egg-info edlm_engine/*.so .venv/.installed
