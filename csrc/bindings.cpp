@@ -29,3 +29,14 @@ STABLE_TORCH_LIBRARY_IMPL(edlm, CPU, m) {
   m.impl("row_stats", TORCH_BOX(&edlm::row_stats));
   m.impl("unmask", TORCH_BOX(&edlm::unmask));
 }
+
+#if defined(EDLM_CUDA)
+STABLE_TORCH_LIBRARY_IMPL(edlm, CUDA, m) {
+  m.impl("rms_norm", TORCH_BOX(&edlm::rms_norm));
+  m.impl("silu_mul", TORCH_BOX(&edlm::silu_mul));
+  m.impl("qkv_prepare", TORCH_BOX(&edlm::qkv_prepare));
+  m.impl("block_attention", TORCH_BOX(&edlm::block_attention));
+  m.impl("row_stats", TORCH_BOX(&edlm::row_stats));
+  m.impl("unmask", TORCH_BOX(&edlm::unmask));
+}
+#endif

@@ -78,7 +78,7 @@ struct BlockAttentionParams {
   void* out;                  // T [rows, heads, head_dim]
   // CUDA only:
   std::int64_t rows, num_blocks;
-  std::int32_t row_tile, splits, stages; // attention_plan() in plan.h
+  std::int32_t row_tile, splits, stages; // attention_plan() in plan_cuda.h
   float* partial_out;         // [splits, rows, heads, head_dim], null with one split, and so the next
   float* partial_max_sum;     // [splits, rows, heads, 2]
 };

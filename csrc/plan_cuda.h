@@ -26,6 +26,7 @@ struct AttentionPlan {
   std::int64_t shared_bytes;
 };
 
+constexpr std::int64_t kMaxGridZ = 65535; // tiles of a launch
 constexpr std::int32_t kMaxSplits = 32;
 constexpr std::int32_t kMinSplitKeys = 256;
 
@@ -78,6 +79,9 @@ constexpr AttentionPlan attention_plan(std::int64_t element_size, std::int64_t h
 // Row statistics: parts of the vocabulary, each a block's work: some thousand ids. They do not depend on the number of
 // rows, so a row's sums do not either.
 constexpr std::int64_t cuda_vocab_parts(std::int64_t vocab) { return std::clamp<std::int64_t>(vocab / 4096, 1, 64); }
+
+// Rows whose logits lie in memory at a time: 300 MB of floats for a vocabulary of 150 thousand.
+constexpr std::int64_t kLogitRows = 512;
 
 // Ids of a part, a multiple of 8.
 constexpr std::int64_t cuda_part_ids(std::int64_t vocab, std::int64_t parts) {

@@ -17,7 +17,7 @@ app = typer.Typer(
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Folder, bundled name or hub id.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-DtypeOption = Annotated[str, typer.Option(help="auto, bfloat16 or float32.")]
+DtypeOption = Annotated[str, typer.Option(help="auto, bfloat16, float32, or on a GPU float16.")]
 BlockOption = Annotated[int | None, typer.Option(help="Block length; default: the checkpoint's.")]
 MaskOption = Annotated[int | None, typer.Option(help="Mask token id, if the checkpoint does not say.")]
 PrefillOption = Annotated[str | None, typer.Option(help="block_causal, bidirectional or causal.")]

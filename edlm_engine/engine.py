@@ -25,8 +25,8 @@ class Engine:
     """A checkpoint in memory, ready to generate. Thread-safe: concurrent callers share one batch.
 
     model: a checkpoint folder, the name of a bundled model ("edlm-tiny"), or a hub id.
-    device: "auto", "cpu" or "cuda". dtype: "auto" (bfloat16 where the processor multiplies it natively, else
-        float32), "bfloat16" or "float32".
+    device: "auto", "cpu" or "cuda" (the current GPU of torch). dtype: "auto" (bfloat16 on a GPU and where the
+        processor multiplies it natively, else float32), "bfloat16", "float32", or "float16" (on a GPU).
     load_format: "auto" (safetensors) or "dummy" (random weights from config.json alone, for benchmarks).
     block_length, mask_token_id, prefill: override what the checkpoint says; prefill is "block_causal",
         "bidirectional" or "causal".
@@ -34,10 +34,12 @@ class Engine:
         denoising step; False spends a forward on it. Same tokens in float32.
     max_batch_size: sequences that run at once; others wait.
     kv_cache_tokens: bound on the positions of all running sequences together; None takes room for
-        max_batch_size sequences of up to 4096 positions, within a quarter of the available memory.
+        max_batch_size sequences of up to 4096 positions, within a quarter of the available memory, or on a
+        GPU within what the weights leave.
     num_threads: of the stepping thread; None keeps torch's setting.
 
-    Raises CheckpointError for a folder that cannot be used, ValueError for bad arguments.
+    Raises CheckpointError for a folder that cannot be used, ValueError for bad arguments, and on a GPU
+    torch.OutOfMemoryError, which says how much is needed and how much is free.
     """
 
     def __init__(

@@ -59,6 +59,12 @@ def check_model(config: ModelConfig):
         )
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes on the GPU that torch can still take."""
+    torch.cuda.empty_cache()  # what an engine before this one left to torch is free as well
+    return torch.cuda.mem_get_info(device)[0]
+
+
 def check_weights_fit(config: ModelConfig, dtype: torch.dtype, free: int):
     """free: bytes on the GPU. Raises torch.OutOfMemoryError."""
     needed = config.num_parameters * dtype.itemsize

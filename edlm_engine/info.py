@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from . import __version__, ops
+from . import __version__, gpu, ops
 from .checkpoint import Checkpoint, bundled_models, resolve
 from .loading import choose_device, choose_dtype
 
@@ -12,14 +12,19 @@ from .loading import choose_device, choose_dtype
 def build_rows() -> list[tuple[str, str]]:
     """(label, value) pairs on the build and the machine."""
     build = ops.build_info()
-    cuda = "yes" if build["cuda"] else "no: built without CUDA kernels"
+    cuda, reason = "none in this build", gpu.why_unusable(build)
+    if build["cuda"]:
+        cuda = f"for {', '.join(build['cuda_architectures'])}" + (
+            f"; not usable here: {reason}" if reason else ""
+        )
+    device = choose_device("auto")
     return [
         ("edlm_engine", __version__),
         ("torch", f"{torch.__version__} (extension built for {build['torch_target']} and later)"),
         ("CPU kernels", f"{build['isa']} (compiled: {build['compiled_isas']})"),
         ("CUDA kernels", cuda),
-        ("default device", choose_device("auto")),
-        ("default dtype", choose_dtype("auto")),
+        ("default device", device),
+        ("default dtype", choose_dtype("auto", device)),
         ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
         ("OpenMP waits", os.environ.get("OMP_WAIT_POLICY", "spinning").lower()),
         ("bundled models", ", ".join(bundled_models()) or "none"),

@@ -41,7 +41,7 @@ class ForwardBuilder:
         self._head_slots.append(np.full(len(rows), slot, np.int32))
         self._head_positions.append(positions.astype(np.int32))
 
-    def build(self, device="cpu") -> ForwardInputs:
+    def build(self, device: torch.device | str = "cpu") -> ForwardInputs:
         """The collected rows as tensors; on a GPU they arrive in one copy."""
         groups = [
             self._tokens, self._slots, self._positions, self._blocks,
@@ -49,7 +49,7 @@ class ForwardBuilder:
         ]  # fmt: skip
         sizes = [sum(array.size for array in group) for group in groups]
         flat = torch.from_numpy(np.concatenate([array for group in groups for array in group]))
-        if device != "cpu":
+        if torch.device(device).type != "cpu":
             flat = flat.pin_memory().to(device, non_blocking=True)
         parts = flat.split(sizes)
         return ForwardInputs(*parts[:3], parts[3].view(-1, 6), *parts[4:])

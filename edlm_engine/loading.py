@@ -22,7 +22,7 @@ from .tokenizer import ChatTemplate, Tokenizer, load_chat_template, load_tokeniz
 
 MAX_PROMPT_ROWS = 4096  # prompt rows of one forward: bounds its activations
 DEFAULT_CONTEXT = 4096  # positions per sequence that the default cache has room for
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,10 @@ class EngineParts:
 def open_engine(model, options: EngineOptions) -> EngineParts:
     """Load a checkpoint and put an engine together around it."""
     device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype)
+    dtype = choose_dtype(options.dtype, device)
+    where = torch.device(device)
+    if device == "cuda":  # by its index: the stepping thread's current GPU may be another one
+        where = torch.device(device, torch.cuda.current_device())
     path = resolve(model)
     dummy = options.load_format == "dummy"
     checkpoint = Checkpoint(path, with_tensors=not dummy)
@@ -86,19 +89,16 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     decoding = _decoding(checkpoint, options)
     if device == "cuda":
         gpu.check_model(config)
-        gpu.check_weights_fit(config, _DTYPES[dtype], torch.cuda.mem_get_info()[0])
+        gpu.check_weights_fit(config, _DTYPES[dtype], gpu.free_memory(where))
     tokenizer = load_tokenizer(path)
     with progress_bar(f"loading {path.name}", config.num_layers) as advance:
         tensors = DummyTensors() if dummy else checkpoint
-        transformer = load_transformer(config, tensors, checkpoint.names, _DTYPES[dtype], device, advance)
+        transformer = load_transformer(config, tensors, checkpoint.names, _DTYPES[dtype], where, advance)
     checkpoint.close()
     slots = options.max_batch_size
-    tokens = options.kv_cache_tokens or default_cache_tokens(config, slots, _DTYPES[dtype])
-    if device == "cuda":
-        free = torch.cuda.mem_get_info()[0]
-        tokens = gpu.cache_tokens(config, _DTYPES[dtype], tokens, options.kv_cache_tokens is not None, free)
-    cache = PagedKVCache(config, tokens, slots, _DTYPES[dtype], device)
-    state = BlockState(slots, decoding.block_length, decoding.mask_token_id, device)
+    tokens = cache_tokens(config, options, _DTYPES[dtype], where)
+    cache = PagedKVCache(config, tokens, slots, _DTYPES[dtype], where)
+    state = BlockState(slots, decoding.block_length, decoding.mask_token_id, where)
     rows = max(MAX_PROMPT_ROWS, decoding.block_length)
     scheduler = Scheduler(cache, state, decoding, fused_commit=options.fused_commit, max_rows=rows)
     loop = EngineLoop(scheduler, Runner(transformer, cache, state), options.num_threads)
@@ -117,11 +117,14 @@ def choose_device(device: str) -> str:
     return "cpu" if reason else "cuda"
 
 
-def choose_dtype(dtype: str) -> str:
-    """ "auto": bfloat16 where oneDNN has native kernels for it, else float32."""
+def choose_dtype(dtype: str, device: str) -> str:
+    """ "auto": bfloat16 on a GPU and where oneDNN has native kernels for it, else float32."""
+    if dtype == "float16" and device == "cpu":
+        raise ValueError("dtype='float16': the CPU has no kernels for it; use 'bfloat16' or 'float32'")
     if dtype != "auto":
         return dtype
-    return "bfloat16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "float32"
+    native = device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if native else "float32"
 
 
 def _decoding(checkpoint: Checkpoint, options: EngineOptions) -> DecodingConfig:
@@ -143,10 +146,15 @@ def _decoding(checkpoint: Checkpoint, options: EngineOptions) -> DecodingConfig:
     return replace(decoding, mask_token_id=mask, block_length=options.block_length or decoding.block_length)
 
 
-def default_cache_tokens(config: ModelConfig, slots: int, dtype) -> int:
-    """Positions for `slots` sequences of up to DEFAULT_CONTEXT, as far as a quarter of the available memory
-    goes, but for one such sequence always."""
-    context = min(config.max_positions, DEFAULT_CONTEXT)
+def cache_tokens(config: ModelConfig, options: EngineOptions, dtype, device: torch.device) -> int:
+    """Positions of the cache: as many as the options say, else room for max_batch_size sequences of up to
+    DEFAULT_CONTEXT, as far as a quarter of the available memory goes, but for one such sequence always. On a
+    GPU what is free there bounds both."""
+    wanted, context = options.kv_cache_tokens, min(config.max_positions, DEFAULT_CONTEXT)
+    default = -(-options.max_batch_size * context // PAGE_LENGTH) * PAGE_LENGTH
+    if device.type == "cuda":
+        free = gpu.free_memory(device)
+        return gpu.cache_tokens(config, dtype, wanted or default, wanted is not None, free)
     per_token = 2 * config.num_layers * config.kv_size * dtype.itemsize
-    tokens = max(min(slots * context, available_memory() // 4 // per_token), context)
-    return -(-tokens // PAGE_LENGTH) * PAGE_LENGTH
+    affordable = max(available_memory() // 4 // per_token, context)
+    return wanted or min(default, -(-affordable // PAGE_LENGTH) * PAGE_LENGTH)

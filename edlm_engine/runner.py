@@ -18,9 +18,9 @@ class Runner:
 
     def step(self, inputs: ForwardInputs):
         """Run all rows of `inputs`; the slots that denoise have new tokens in the block state afterwards."""
-        self.state.upload()
         hidden = self.model.forward(inputs, self.cache)
         if len(hidden):
+            self.state.upload()  # with a download behind it: until then the host must leave its side alone
             ids, stats = self._row_stats(hidden, inputs)
             commit_confident(self.state, ids, stats, inputs.first_row)
             self.state.download()

@@ -108,7 +108,7 @@ class Scheduler:
         self._denoising = []
         for sequence in self.running:
             self._add(builder, sequence)
-        return builder.build(self.state.tokens.device.type)
+        return builder.build(self.state.tokens.device)
 
     def _add(self, builder: ForwardBuilder, sequence: Sequence):
         blocks = self._clean_blocks(builder, sequence)

@@ -25,7 +25,7 @@ class HostSim:
         self._program = BUILD / (name or variant)
         folders = [csrc, csrc / "cuda", csrc / "host_sim"]
         headers = [path for folder in folders for path in folder.glob("*.*h")]
-        sources = sorted((csrc / "host_sim").glob("*.cpp"))
+        sources = [csrc / f"host_sim/{name}.cpp" for name in ("run", "machine", "fiber")]
         newest = max(path.stat().st_mtime for path in [*headers, *sources])
         if self._program.exists() and self._program.stat().st_mtime > newest:
             return

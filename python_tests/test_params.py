@@ -72,7 +72,7 @@ def test_params_are_values():
     ("option", "value", "message"),
     [
         ("device", "tpu", "device must be one of auto, cpu, cuda, got 'tpu'"),
-        ("dtype", "float16", "dtype must be one of auto, bfloat16, float32, got 'float16'"),
+        ("dtype", "float64", "dtype must be one of auto, bfloat16, float16, float32, got 'float64'"),
         ("load_format", "gguf", "load_format must be one of auto, dummy, got 'gguf'"),
         ("prefill", "full", "prefill must be one of block_causal, bidirectional, causal, got 'full'"),
         ("block_length", 0, "block_length must be a positive integer or None, got 0"),

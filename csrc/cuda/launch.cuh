@@ -18,7 +18,7 @@ inline void check_cuda(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   std::string message = std::string(what) + ": " + cudaGetErrorString(status);
   if (status == cudaErrorNoKernelImageForDevice)
-    message += "; this build has kernels for " EDLM_CUDA_ARCHS " and the GPUs compatible with them";
+    message += "; this build has no kernels for this GPU: `edlm info` lists what it has";
   if (status == cudaErrorInsufficientDriver) message += "; install a newer NVIDIA driver or use device='cpu'";
   cudaGetLastError(); // so that it is reported once
   throw std::runtime_error(message);

@@ -5,7 +5,7 @@
 
 namespace edlm::cuda {
 
-struct Stream {};
+using Stream = void*;
 
 inline int multiprocessors() { return 4; }
 inline int shared_memory_limit() { return 163 << 10; }

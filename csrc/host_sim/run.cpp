@@ -14,7 +14,7 @@ namespace edlm {
 namespace {
 
 using host_sim::Case;
-const cuda::Stream stream{};
+constexpr cuda::Stream stream = nullptr;
 
 DType dtype(const Case& c) { return static_cast<DType>(c.integer("dtype")); }
 

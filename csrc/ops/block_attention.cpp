@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "../cpu/dispatch.h"
+#include "gpu.h"
 #include "ops.h"
 #include "parallel.h"
 
@@ -43,11 +44,28 @@ std::vector<AttentionTile> tiles_of(const BlockAttentionParams& p, std::int64_t 
   return tiles;
 }
 
+[[maybe_unused]] void attend_on_gpu(const Check& check, BlockAttentionParams& p, const Tensor& q) {
+  const GpuScope gpu(q);
+  const DeviceLimits limits = device_limits();
+  const AttentionPlan plan =
+      attention_plan(element_size(p.dtype), p.head_dim, p.rows, p.heads / p.kv_heads, p.kv_heads, p.num_blocks,
+                     p.cache.max_pages * p.cache.page_size, limits.multiprocessors, limits.shared_bytes);
+  check.that(plan.tiles <= kMaxGridZ, "q: want at most ", kMaxGridZ, " tiles of rows, got ", plan.tiles);
+  p.row_tile = plan.row_tile;
+  p.splits = plan.splits;
+  p.stages = plan.stages;
+  const std::int64_t partial_rows = plan.splits > 1 ? plan.splits * p.rows * p.heads : 0;
+  const Tensor partial = workspace(q, partial_rows * (p.head_dim + 2) * sizeof(float));
+  p.partial_out = data<float>(partial);
+  p.partial_max_sum = p.partial_out + partial_rows * p.head_dim;
+  launch_block_attention(p, plan, gpu.stream());
+}
+
 } // namespace
 
 void block_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& query_blocks,
                      const Tensor& page_table, double scale, const Tensor& out) {
-  const Check check("edlm::block_attention");
+  const Check check("edlm::block_attention", q);
   BlockAttentionParams params{};
   params.dtype = check.dtype("q", q);
   const ScalarType type = q.scalar_type();
@@ -68,6 +86,10 @@ void block_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
   params.out = data(out);
   params.blocks = data<QueryBlock>(query_blocks);
   const std::int64_t blocks = query_blocks.size(0);
+  params.rows = rows;
+  params.num_blocks = blocks;
+  if constexpr (kHasGpu)
+    if (check.on_gpu()) return attend_on_gpu(check, params, q);
   for (std::int64_t i = 0; i < blocks; ++i)
     if (params.blocks[i].slot != -1) check_block(check, params.blocks[i], i, rows, params.cache);
 

@@ -20,15 +20,36 @@ bool fits(const Tensor& tensor, std::initializer_list<std::int64_t> shape) {
   return true;
 }
 
+bool is_floating(ScalarType dtype) {
+  return dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
+}
+
 } // namespace
+
+Check::Check(const char* op, const Tensor& first) : op_(op) {
+  if (first.is_cuda()) gpu_ = first.get_device_index();
+#if defined(EDLM_HOST_SIM)
+  on_gpu_ = true; // which is then simulated on the CPU's tensors
+#else
+  on_gpu_ = first.is_cuda();
+#endif
+}
+
+bool Check::is_here(const Tensor& tensor) const {
+  return gpu_ < 0 ? tensor.is_cpu() : tensor.is_cuda() && tensor.get_device_index() == gpu_;
+}
 
 const Check& Check::dense(const char* name, const Tensor& tensor, ScalarType dtype,
                           std::initializer_list<std::int64_t> shape) const {
-  const bool contiguous = tensor.is_contiguous();
-  if (tensor.is_cpu() && contiguous && tensor.scalar_type() == dtype && fits(tensor, shape)) return *this;
-  that(false, name, ": want contiguous ", toString(dtype), " ", shape_text(shape.begin(), shape.size()),
-       " on cpu, got ", contiguous ? "" : "non-contiguous ", toString(tensor.scalar_type()), " ",
-       shape_text(tensor.sizes().data(), tensor.dim()), tensor.is_cpu() ? "" : " on another device");
+  const bool contiguous = tensor.is_contiguous(), here = is_here(tensor);
+  if (!here || !contiguous || tensor.scalar_type() != dtype || !fits(tensor, shape))
+    that(false, name, ": want contiguous ", toString(dtype), " ", shape_text(shape.begin(), shape.size()), " on ",
+         gpu_ < 0 ? "cpu" : "cuda:" + std::to_string(gpu_), ", got ", contiguous ? "" : "non-contiguous ",
+         toString(tensor.scalar_type()), " ", shape_text(tensor.sizes().data(), tensor.dim()),
+         here ? "" : " on another device");
+  if (on_gpu_ && is_floating(dtype)) // the kernels move 16 bytes at a time
+    that(reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) % 16 == 0, name,
+         ": want memory aligned to 16 bytes, got a view that is not");
   return *this;
 }
 
@@ -41,9 +62,11 @@ void* Check::optional(const char* name, const OptionalTensor& tensor, ScalarType
 
 DType Check::dtype(const char* name, const Tensor& tensor) const {
   const ScalarType type = tensor.scalar_type();
-  that(type == ScalarType::Float || type == ScalarType::BFloat16, name, ": want Float or BFloat16, got ",
+  if (type == ScalarType::Float) return DType::f32;
+  if (type == ScalarType::BFloat16) return DType::bf16;
+  that(type == ScalarType::Half && on_gpu_, name, ": want Float", on_gpu_ ? ", Half" : "", " or BFloat16, got ",
        toString(type));
-  return type == ScalarType::Float ? DType::f32 : DType::bf16;
+  return DType::f16;
 }
 
 PagedCache paged_cache(const Check& check, const Tensor& k_cache, const Tensor& v_cache, const Tensor& page_table,

@@ -27,17 +27,22 @@ std::string text(const Parts&... parts) {
   return out.str();
 }
 
-// The checks of one op.
+// The checks of one op, all of whose tensors must be where `first` is; without it, on the CPU.
 class Check {
  public:
   explicit Check(const char* op) : op_(op) {}
+  Check(const char* op, const Tensor& first);
+
+  // Whether the CUDA kernels do the work. They read the values of integer tensors without a look from here: to look
+  // would mean to wait for them.
+  bool on_gpu() const { return on_gpu_; }
 
   template <class... Parts>
   void that(bool condition, const Parts&... parts) const {
     if (!condition) throw std::invalid_argument(text(op_, ": ", parts...));
   }
 
-  // A dense CPU tensor of the given shape (kAny: any size).
+  // A dense tensor of the given shape (kAny: any size).
   const Check& dense(const char* name, const Tensor& tensor, ScalarType dtype,
                      std::initializer_list<std::int64_t> shape) const;
 
@@ -45,11 +50,15 @@ class Check {
   void* optional(const char* name, const OptionalTensor& tensor, ScalarType dtype,
                  std::initializer_list<std::int64_t> shape) const;
 
-  // float32 or bfloat16.
+  // float32 or bfloat16; on a GPU also float16.
   DType dtype(const char* name, const Tensor& tensor) const;
 
  private:
+  bool is_here(const Tensor& tensor) const;
+
   const char* op_;
+  bool on_gpu_ = false;
+  std::int32_t gpu_ = -1; // its index; -1: the CPU
 };
 
 template <class T = void>

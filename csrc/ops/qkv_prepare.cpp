@@ -1,4 +1,5 @@
 #include "../cpu/dispatch.h"
+#include "gpu.h"
 #include "ops.h"
 #include "parallel.h"
 
@@ -28,7 +29,7 @@ void check_rows(const Check& check, const QkvPrepareParams& p, std::int64_t max_
 void qkv_prepare(const Tensor& qkv, const OptionalTensor& bias, const OptionalTensor& q_norm,
                  const OptionalTensor& k_norm, const Tensor& cos_sin, const Tensor& slots, const Tensor& positions,
                  const Tensor& page_table, const Tensor& k_cache, const Tensor& v_cache, const Tensor& q, double eps) {
-  const Check check("edlm::qkv_prepare");
+  const Check check("edlm::qkv_prepare", qkv);
   QkvPrepareParams params{};
   params.dtype = check.dtype("qkv", qkv);
   const ScalarType type = qkv.scalar_type();
@@ -55,6 +56,8 @@ void qkv_prepare(const Tensor& qkv, const OptionalTensor& bias, const OptionalTe
   params.slots = data<std::int32_t>(slots);
   params.positions = data<std::int32_t>(positions);
   params.q = data(q);
+  if constexpr (kHasGpu)
+    if (check.on_gpu()) return launch_qkv_prepare(params, GpuScope(q).stream());
   check_rows(check, params, cos_sin.size(0));
 
   parallel(rows, width, [&](std::int64_t begin, std::int64_t end) { cpu::kernels().qkv_prepare(params, begin, end); });

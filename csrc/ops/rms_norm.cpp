@@ -1,11 +1,12 @@
 #include "../cpu/dispatch.h"
+#include "gpu.h"
 #include "ops.h"
 #include "parallel.h"
 
 namespace edlm {
 
 void rms_norm(const Tensor& x, const OptionalTensor& delta, const Tensor& weight, double eps, const Tensor& out) {
-  const Check check("edlm::rms_norm");
+  const Check check("edlm::rms_norm", x);
   const DType dtype = check.dtype("x", x);
   const ScalarType type = x.scalar_type();
   check.dense("x", x, type, {kAny, kAny});
@@ -15,6 +16,8 @@ void rms_norm(const Tensor& x, const OptionalTensor& delta, const Tensor& weight
 
   const RmsNormParams params{dtype,      rows,         hidden,    static_cast<float>(eps), data(x),
                              delta_data, data(weight), data(out)};
+  if constexpr (kHasGpu)
+    if (check.on_gpu()) return launch_rms_norm(params, GpuScope(x).stream());
   parallel(rows, hidden, [&](std::int64_t begin, std::int64_t end) { cpu::kernels().rms_norm(params, begin, end); });
 }
 

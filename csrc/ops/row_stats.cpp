@@ -1,8 +1,13 @@
+#include <torch/csrc/stable/ops.h>
+
 #include <algorithm>
+#include <array>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "../cpu/dispatch.h"
+#include "gpu.h"
 #include "ops.h"
 #include "parallel.h"
 
@@ -15,12 +20,41 @@ bool filtered(const RowStatsParams& p, std::int64_t slot) {
   return p.temperature[slot] > 0 && (top_k || p.top_p[slot] < 1);
 }
 
+// hidden . weight^T in float32: rounded to 16 bits, logits would tie, and ties decide which token is taken.
+[[maybe_unused]] Tensor float_logits(const Tensor& hidden, const Tensor& weight) {
+  const Tensor transposed = torch::stable::transpose(weight, 0, 1);
+  if (hidden.scalar_type() == ScalarType::Float) return torch::stable::matmul(hidden, transposed);
+  std::array<StableIValue, 3> stack{torch::stable::detail::from(hidden), torch::stable::detail::from(transposed),
+                                    torch::stable::detail::from(ScalarType::Float)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "dtype", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+[[maybe_unused]] void row_stats_on_gpu(RowStatsParams p, Tensor hidden, const Tensor& weight) {
+  const GpuScope gpu(hidden);
+  p.dtype = DType::f32;
+  p.parts = cuda_vocab_parts(p.vocab);
+  const std::int64_t all_rows = std::exchange(p.rows, 0);
+  for (std::int64_t first = 0; first < all_rows; first += p.rows) {
+    p.rows = std::min(kLogitRows, all_rows - first);
+    const Tensor logits = float_logits(torch::stable::narrow(hidden, 0, first, p.rows), weight);
+    const Tensor partial = workspace(hidden, p.rows * p.parts * sizeof(LogitStats));
+    p.all_logits = data(logits);
+    p.partial = data<LogitStats>(partial);
+    launch_row_stats(p, gpu.stream());
+    p.slots += p.rows;
+    p.positions += p.rows;
+    p.ids += 2 * p.rows;
+    p.stats += 5 * p.rows;
+  }
+}
+
 } // namespace
 
 void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, const Tensor& positions,
                const Tensor& temperature, const Tensor& top_k, const Tensor& top_p, const Tensor& seed,
                const Tensor& step, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats) {
-  const Check check("edlm::row_stats");
+  const Check check("edlm::row_stats", hidden);
   RowStatsParams params{};
   params.dtype = check.dtype("hidden", hidden);
   const ScalarType type = hidden.scalar_type();
@@ -57,6 +91,8 @@ void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, 
   params.ids = data<std::int32_t>(ids);
   params.stats = data<float>(stats);
 
+  if constexpr (kHasGpu)
+    if (check.on_gpu()) return row_stats_on_gpu(params, hidden, weight);
   std::vector<std::unique_ptr<float[]>> scratch(rows);
   std::vector<float*> logits(rows);
   for (std::int64_t r = 0; r < rows; ++r) {

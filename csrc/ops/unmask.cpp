@@ -1,4 +1,5 @@
 #include "../cpu/dispatch.h"
+#include "gpu.h"
 #include "ops.h"
 #include "parallel.h"
 
@@ -23,7 +24,7 @@ void unmask(const Tensor& ids, const Tensor& stats, const Tensor& first_row, con
             const Tensor& steps_per_block, const Tensor& block_length, const Tensor& tokens, const Tensor& confidence,
             const Tensor& commit_step, const Tensor& masked, const Tensor& num_masked, const Tensor& step,
             const Tensor& status) {
-  const Check check("edlm::unmask");
+  const Check check("edlm::unmask", ids);
   check.dense("ids", ids, ScalarType::Int, {kAny, 2}).dense("tokens", tokens, ScalarType::Int, {kAny, kAny});
   const std::int64_t rows = ids.size(0), slots = tokens.size(0), max_block = tokens.size(1);
   check.dense("stats", stats, ScalarType::Float, {rows, 5})
@@ -52,6 +53,8 @@ void unmask(const Tensor& ids, const Tensor& stats, const Tensor& first_row, con
                             data<std::int32_t>(num_masked),
                             data<std::int32_t>(step),
                             data<std::int32_t>(status)};
+  if constexpr (kHasGpu)
+    if (check.on_gpu()) return launch_unmask(params, GpuScope(ids).stream());
   check_slots(check, params, rows);
   parallel(slots, max_block * max_block,
            [&](std::int64_t begin, std::int64_t end) { cpu::unmask(params, begin, end); });
