@@ -12,11 +12,10 @@ from .loading import choose_device, choose_dtype
 def build_rows() -> list[tuple[str, str]]:
     """(label, value) pairs on the build and the machine."""
     build = ops.build_info()
-    cuda, reason = "none in this build", gpu.why_unusable(build)
+    cuda, unusable = "none: built without them", gpu.why_unusable(build)
     if build["cuda"]:
-        cuda = f"for {', '.join(build['cuda_architectures'])}" + (
-            f"; not usable here: {reason}" if reason else ""
-        )
+        cuda = "for " + ", ".join(build["cuda_architectures"])
+        cuda += f"; not usable here: {unusable}" if unusable else ""
     device = choose_device("auto")
     return [
         ("edlm_engine", __version__),

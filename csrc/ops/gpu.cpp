@@ -8,7 +8,7 @@ GpuScope::GpuScope([[maybe_unused]] const Tensor& tensor) {
 #if defined(EDLM_CUDA) // a simulated GPU has no other beside it, and no streams
   const std::int32_t device = tensor.get_device_index();
   guard_.emplace(device);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream_));
+  check_torch(aoti_torch_get_current_cuda_stream(device, &stream_), "torch's current CUDA stream");
 #endif
 }
 

@@ -30,6 +30,11 @@ class GpuScope {
   void* stream_ = nullptr;
 };
 
+// What torch's C functions return, as an exception. (Torch's own macro has another name in every version.)
+inline void check_torch(AOTITorchError status, const char* what) {
+  if (status != AOTI_TORCH_SUCCESS) throw std::runtime_error(std::string(what) + " failed");
+}
+
 // Uninitialized memory on the tensor's device. Freed when the op returns, it is given out again in the order of the
 // stream, so the kernels may still be at it.
 Tensor workspace(const Tensor& like, std::int64_t bytes);

@@ -26,7 +26,7 @@ bool filtered(const RowStatsParams& p, std::int64_t slot) {
   if (hidden.scalar_type() == ScalarType::Float) return torch::stable::matmul(hidden, transposed);
   std::array<StableIValue, 3> stack{torch::stable::detail::from(hidden), torch::stable::detail::from(transposed),
                                     torch::stable::detail::from(ScalarType::Float)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::mm", "dtype", stack.data(), TORCH_ABI_VERSION));
+  check_torch(torch_call_dispatcher("aten::mm", "dtype", stack.data(), TORCH_ABI_VERSION), "aten::mm.dtype");
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
