@@ -1,0 +1,73 @@
+"""The whole way from the engine through the ops' torch side to the CUDA kernels, without a GPU: a build of the
+extension that takes the CPU's tensors for a GPU's and runs the kernels' source under host_sim."""
+
+import json
+from pathlib import Path
+
+import pytest
+from build_variants import build, package_with, run_with
+from checkpoints import config_dict, write_checkpoint
+from test_device_engine import HEADS, PARAMS, PROMPTS
+
+from edlm_engine import Engine
+
+HERE = Path(__file__).parent
+# torch's product of 16-bit matrices with a float32 result has no CPU kernel; this is what it means
+PLUGIN = """
+import torch
+library = torch.library.Library("aten", "IMPL")
+library.impl("mm.dtype", lambda a, b, dtype: a.to(dtype) @ b.to(dtype), "CPU")
+"""
+GENERATE = """
+import json, simulated_mm, sys
+from edlm_engine import Engine
+from edlm_engine.checkpoint import Checkpoint
+from test_device_engine import PARAMS, PROMPTS
+mapped = Checkpoint.tensor
+Checkpoint.tensor = lambda *arguments: mapped(*arguments).clone()  # aligned, as after the way to a GPU
+with Engine(sys.argv[1], device="cpu", dtype=sys.argv[2]) as engine:
+    print(json.dumps([(r.token_ids, r.commit_steps) for r in engine.generate(PROMPTS, PARAMS)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory) -> Path:
+    library = build("simulated", "_C_simulated", "-DEDLM_CUDA=OFF")
+    folder = package_with(library, tmp_path_factory.mktemp("simulated"))
+    (folder / "simulated_mm.py").write_text(PLUGIN)
+    return folder
+
+
+def test_ops(simulated):
+    """Those of test_device_ops that have a head size with a CUDA kernel, in the types that the CPU's tests know."""
+    options = ("-o", "addopts=", "-q", "-p", "simulated_mm", "-p", "no:cacheprovider", "--rootdir", simulated)
+    done = run_with(simulated, "-m", "pytest", *options, HERE / "test_device_ops.py", "-k", "small and cpu")
+    assert done.returncode == 0 and "13 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_it_is_the_cuda_side_that_runs(simulated):
+    """It has no kernel for a head size that the CPU has."""
+    script = (
+        "import torch; from edlm_engine import ops; x = torch.zeros(1, 2, 16); i = torch.zeros(1, 6).int();"
+    )
+    script += "c = torch.zeros(1, 2, 16, 16); ops.block_attention(x, c, c, i, i, 1.0, x)"
+    assert "block_attention: want a head size of 64 or 128" in run_with(simulated, "-c", script).stderr
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "qwen2"])
+def test_engine(simulated, tmp_path, arch):
+    """Four prompts at once, greedy and sampled, filtered and not: the tokens that the CPU's kernels give."""
+    folder = write_checkpoint(tmp_path / "model", config_dict(arch, **HEADS))
+    with Engine(folder, device="cpu", dtype="float32") as engine:
+        want = [[r.token_ids, r.commit_steps] for r in engine.generate(PROMPTS, PARAMS)]
+    done = run_with(simulated, "-c", GENERATE, folder, "float32")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == want
+
+
+def test_engine_in_bfloat16(simulated, tmp_path):
+    folder = write_checkpoint(tmp_path / "model", config_dict(**HEADS))
+    done = run_with(simulated, "-c", GENERATE, folder, "bfloat16")
+    assert done.returncode == 0, done.stderr
+    lengths = [len(token_ids) for token_ids, _ in json.loads(done.stdout)]
+    assert lengths == [params.max_new_tokens for params in PARAMS]
