@@ -1,11 +1,13 @@
 """The only door to native code: the operators `torch.ops.edlm.*`, loaded from the library beside this file.
 
 Every op writes into tensors that the caller allocated and returns nothing. Tensors are contiguous and on one
-device; `T` is float32 or bfloat16, the same for all tensors marked so; sums and statistics are float32. Rows
-whose slot is -1 are padding: skipped, and their outputs left alone. Shapes: `rows` query rows of one forward,
-over all sequences; `H` query heads, `K` key/value heads, `D` head size (a multiple of 16), `P` page size (a
-power of two, at least 16). A wrong argument raises ValueError with the argument's name, what it must be and
-what it is.
+device; `T` is float32 or bfloat16 (on a GPU also float16), the same for all tensors marked so; sums and
+statistics are float32. Rows whose slot is -1 are padding: skipped, and their outputs left alone. Shapes:
+`rows` query rows of one forward, over all sequences; `H` query heads, `K` key/value heads, `D` head size (a
+multiple of 16; on a GPU 64 or 128), `P` page size (a power of two, at least 16). A wrong argument raises
+ValueError with the argument's name, what it must be and what it is. On a GPU the work is queued on the
+current stream and the values of integer tensors are not looked at: a wrong slot, position, page or length is
+undefined behaviour there.
 """
 
 import ctypes
@@ -23,7 +25,8 @@ _edlm = torch.ops.edlm
 
 
 def build_info() -> dict:
-    """What the native library is: version, isa (in use), compiled_isas, cuda, torch_target, compiler."""
+    """What the native library is: version, isa (in use), compiled_isas, cuda (whether it has CUDA kernels),
+    cuda_architectures (as CMAKE_CUDA_ARCHITECTURES names them), torch_target, compiler."""
     describe = ctypes.CDLL(str(_LIBRARY)).edlm_build_info
     describe.restype = ctypes.c_char_p
     return json.loads(describe())

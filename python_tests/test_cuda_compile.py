@@ -1,81 +1,96 @@
-"""nvcc, where there is one, compiles every kernel for the shipped architectures; no hot kernel may spill."""
+"""nvcc, where there is one, builds the extension with CUDA for the shipped GPUs: no hot kernel spills, the
+library loads beside torch and brings a CUDA kernel for every op."""
 
-import os
 import re
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from pathlib import Path
 
 import pytest
-from host_sim import ROOT
+import torch
+from build_variants import build
 
-ARCHITECTURES = {"sm_80": "80", "sm_90a": "90a", "sm_100": "100"}
-SOURCES = sorted(path.stem for path in (ROOT / "csrc/cuda").glob("*.cu"))
-BUILD = ROOT / "build" / "nvcc"
+ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
 COLD = ("row_stats_finish_kernel",)  # a block per row, and only sampled rows work long
+CPU_ALONE = "int8"  # in the names of ops that a GPU engine does not call
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-pytestmark = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
-
-
-def report(source: str, name: str) -> str:
-    """What ptxas says of one source for one architecture; kept while no source changes."""
-    kept, cu = BUILD / name / f"{source}.txt", ROOT / "csrc/cuda" / f"{source}.cu"
-    headers = [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc/cuda").glob("*.*h"), cu]
-    if kept.exists() and kept.stat().st_mtime > max(path.stat().st_mtime for path in headers):
-        return kept.read_text()
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    number = ARCHITECTURES[name]
-    done = subprocess.run(
-        [
-            NVCC, "-std=c++17", "-O3", "--expt-relaxed-constexpr", f'-DEDLM_CUDA_ARCHS="{name}"', "-Xptxas",
-            "-v", "-Werror", "all-warnings", "-diag-suppress", "1675",
-            "-gencode", f"arch=compute_{number},code={name}", "-c", cu, "-o", kept.with_suffix(".o"),
-        ],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    kept.write_text(done.stderr)
-    return done.stderr
-
-
-def kernels(text: str) -> dict[str, tuple[int, int]]:
-    """Registers and spilled bytes of every kernel in what ptxas said."""
-    found, name, spilled = {}, "", 0
-    for line in text.splitlines():
-        if match := re.search(r"Function properties for (\S+)", line):
-            name = match[1]
-        elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
-            spilled = int(match[1]) + int(match[2])
-        elif match := re.search(r"Used (\d+) registers", line):
-            found[name] = int(match[1]), spilled
-    return found
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+# Where torch is a CPU build, libtorch_cuda.so with its only function that the extension calls is missing.
+STREAMS = "int aoti_torch_get_current_cuda_stream(int device, void** stream) { *stream = 0; return !device; }"
+LOAD = """
+import ctypes, json, sys, torch
+for library in sys.argv[2:]:
+    ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+torch.ops.load_library(sys.argv[1])
+for name in sorted(torch._C._dispatch_get_all_op_names()):
+    if name.startswith("edlm::"):
+        print(name, *(k for k in ("CPU", "CUDA") if torch._C._dispatch_has_kernel_for_dispatch_key(name, k)))
+describe = ctypes.CDLL(sys.argv[1]).edlm_build_info
+describe.restype = ctypes.c_char_p
+print(json.loads(describe())["cuda_architectures"])
+"""
 
 
 @pytest.fixture(scope="module")
-def reports() -> dict[tuple[str, str], str]:
-    jobs = [(source, name) for name in ARCHITECTURES for source in SOURCES]
-    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
-        return dict(zip(jobs, pool.map(lambda job: report(*job), jobs), strict=True))
+def library() -> Path:
+    flags = "-Xptxas -v -Werror all-warnings"
+    return build(
+        "nvcc", "_C", "-DEDLM_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={NVCC}", f"-DCMAKE_CUDA_FLAGS={flags}"
+    )
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_source_compiles_and_no_hot_kernel_spills(reports, name):
-    table = {}
-    for source in SOURCES:
-        table |= kernels(reports[source, name])
+def kernels(log: str) -> dict[tuple[str, str], tuple[int, int]]:
+    """(mangled name, architecture) -> registers and spilled bytes, as ptxas said last."""
+    found, name, architecture, spilled = {}, "", "", 0
+    for line in log.splitlines():
+        if match := re.search(r"Compiling entry function '(\S+)' for '(\w+)'", line):
+            name, architecture = match.groups()
+        elif match := re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", line):
+            spilled = int(match[1]) + int(match[2])
+        elif match := re.search(r"Used (\d+) registers", line):
+            found[name, architecture] = int(match[1]), spilled
+    return found
+
+
+@needs_nvcc
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_hot_kernel_spills(library, architecture):
+    binary = library.read_bytes()  # the log also has kernels that are gone by now
+    table = {
+        name: numbers
+        for (name, where), numbers in kernels((library.parent / "log").read_text()).items()
+        if where == architecture and name.encode() in binary
+    }
     assert len(table) > 40
     names = subprocess.run(["c++filt", *table], capture_output=True, text=True).stdout.splitlines()
     spilling = []
     for readable, (registers, spilled) in zip(names, table.values(), strict=True):
         short = re.sub(r"^void |edlm::(cuda::)?|\(.*", "", readable)
-        print(f"{name} {short}: {registers} registers, {spilled} bytes spilled")
+        print(f"{architecture} {short}: {registers} registers, {spilled} bytes spilled")
         if spilled and not any(cold in readable for cold in COLD):
             spilling.append(short)
     assert not spilling
 
 
+@needs_nvcc
+def test_every_op_has_a_cuda_kernel(library, tmp_path):
+    missing = []
+    if not (Path(torch.__file__).parent / "lib/libtorch_cuda.so").exists():
+        missing = [tmp_path / "streams.so"]
+        (tmp_path / "streams.c").write_text(STREAMS)
+        subprocess.run(["cc", "-shared", "-fPIC", tmp_path / "streams.c", "-o", missing[0]], check=True)
+    done = subprocess.run([sys.executable, "-c", LOAD, library, *missing], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *ops, architectures = done.stdout.splitlines()
+    assert architectures == "['80-real', '90a-real', '100']"
+    assert len(ops) >= 6
+    assert not [line for line in ops if not line.endswith(" CPU CUDA") and CPU_ALONE not in line]
+
+
 def test_spills_are_seen():
-    said = """ptxas info    : Function properties for _Z4kernPf
+    said = """ptxas info    : Compiling entry function '_Z4kernPf' for 'sm_80'
+ptxas info    : Function properties for _Z4kernPf
     96 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
 ptxas info    : Used 255 registers, used 1 barriers"""
-    assert kernels(said) == {"_Z4kernPf": (255, 20)}
+    assert kernels(said) == {("_Z4kernPf", "sm_80"): (255, 20)}

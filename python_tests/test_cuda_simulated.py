@@ -1,5 +1,5 @@
-"""The whole way from the engine through the ops' torch side to the CUDA kernels, without a GPU: a build of the
-extension that takes the CPU's tensors for a GPU's and runs the kernels' source under host_sim."""
+"""The whole way from the engine through the ops' torch side to the CUDA kernels, without a GPU: a build of
+the extension that takes the CPU's tensors for a GPU's and runs the kernels' source under host_sim."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def simulated(tmp_path_factory) -> Path:
 
 
 def test_ops(simulated):
-    """Those of test_device_ops that have a head size with a CUDA kernel, in the types that the CPU's tests know."""
+    """test_device_ops, where a head size has a CUDA kernel, in the types that the CPU has too."""
     options = ("-o", "addopts=", "-q", "-p", "simulated_mm", "-p", "no:cacheprovider", "--rootdir", simulated)
     done = run_with(simulated, "-m", "pytest", *options, HERE / "test_device_ops.py", "-k", "small and cpu")
     assert done.returncode == 0 and "13 passed" in done.stdout, done.stdout + done.stderr

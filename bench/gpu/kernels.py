@@ -2,7 +2,8 @@
 bandwidth. `--dry-run`: small shapes on the CPU, to see that the script runs; its times mean nothing.
 
 The calls of one measurement go round through inputs that together exceed the second-level cache, captured in
-one CUDA graph; the time is the median of its replays divided by the calls. One JSON document goes to --out.
+one CUDA graph; the time is the median of its replays divided by the calls. One JSON document goes to --out,
+again after every shape. Compiling torch's ways takes most of the time: after --seconds no more are compiled.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from edlm_engine import ops
 
+COMPILED = ("flex", "compiled", "head and compiled softmax, topk")
 COLD_BYTES = 256 << 20  # more than any second-level cache
 
 
@@ -26,6 +28,9 @@ class Bench:
     """Times calls and keeps the results."""
 
     dry_run: bool
+    out: str
+    seconds_to_compile: float = float("inf")
+    started: float = field(default_factory=time.monotonic)
     bandwidth: float = 0.0  # bytes per second, read plus written, of a large copy
     results: list[dict] = field(default_factory=list)
 
@@ -61,6 +66,9 @@ class Bench:
         """ways: by name, functions that make the calls; the first is ours. A way that fails is noted."""
         row = {"op": op, "shape": shape, "bytes": nbytes}
         for name, make in ways.items():
+            if name in COMPILED and time.monotonic() - self.started > self.seconds_to_compile:
+                row[f"{name} failed"] = "no time left to compile it"
+                continue
             try:
                 row[name] = self.seconds(make()) * 1e6
             except Exception as error:  # one missing alternative must not cost the other numbers
@@ -73,12 +81,24 @@ class Bench:
         if ours and others:
             row["speedup"] = min(others) / ours
         self.results.append(row)
+        print(line_of(row), flush=True)
+        self.save()
+
+    def save(self, failure: str | None = None):
+        name = "cpu, dry run" if self.dry_run else torch.cuda.get_device_name()
+        document = {
+            "device": name, "torch": torch.__version__, "copy_gb_per_s": self.bandwidth / 1e9,
+            "results": self.results, "failure": failure,
+        }  # fmt: skip
+        with open(self.out, "w") as file:
+            json.dump(document, file, indent=1)
 
     def measure_copy(self):
         size = 1 << (20 if self.dry_run else 30)
         source = torch.ones(size, dtype=torch.uint8, device=self.device)
         target = torch.empty_like(source)
         self.bandwidth = 2 * size / self.seconds([lambda: target.copy_(source)])
+        print(f"copy {self.bandwidth / 1e9:.0f} GB/s\n{HEADINGS}", flush=True)
 
     def rotate(self, nbytes: int) -> int:
         """How many inputs of that size one measurement goes through."""
@@ -244,17 +264,15 @@ def row_stats(bench: Bench, dtype, rows: int, temperature: float = 0.0, top_p: f
         logits_alone["statistics_of_copy"] = 4 * rows * vocab / rest * 1e6 / bench.bandwidth
 
 
-def table(results: list[dict]) -> str:
-    lines = [
-        f"{'op':16} {'shape':44} {'µs':>9} {'GB/s':>8} {'of copy':>8} {'best torch µs':>14} {'ratio':>6}"
-    ]
-    for row in results:
-        ours, ratio = row.get("edlm"), row.get("speedup")
-        cells = [f"{row['op']:16} {row['shape']:44}", f"{ours:9.1f}" if ours else "   failed"]
-        cells += [f"{row.get('gb_per_s', 0):8.0f}", f"{row.get('of_copy', 0):8.2f}"]
-        cells += [f"{ours * ratio:14.1f} {ratio:6.2f}" if ours and ratio else f"{'-':>14} {'-':>6}"]
-        lines.append(" ".join(cells))
-    return "\n".join(lines)
+HEADINGS = f"{'op':16} {'shape':44} {'µs':>9} {'GB/s':>8} {'of copy':>8} {'best torch µs':>14} {'ratio':>6}"
+
+
+def line_of(row: dict) -> str:
+    ours, ratio = row.get("edlm"), row.get("speedup")
+    cells = [f"{row['op']:16} {row['shape']:44}", f"{ours:9.1f}" if ours else "   failed"]
+    cells += [f"{row.get('gb_per_s', 0):8.0f}", f"{row.get('of_copy', 0):8.2f}"]
+    cells += [f"{ours * ratio:14.1f} {ratio:6.2f}" if ours and ratio else f"{'-':>14} {'-':>6}"]
+    return " ".join(cells)
 
 
 def run(bench: Bench):
@@ -280,8 +298,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--out", required=True)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
     arguments = parser.parse_args()
-    bench = Bench(arguments.dry_run)
+    bench = Bench(arguments.dry_run, arguments.out, arguments.seconds)
     torch.manual_seed(0)
     failure = None
     try:
@@ -289,14 +308,7 @@ def main():
             run(bench)
     except Exception as error:  # what was measured before is kept
         failure = f"{type(error).__name__}: {error}"
-    name = "cpu, dry run" if bench.dry_run else torch.cuda.get_device_name()
-    document = {
-        "device": name, "torch": torch.__version__, "copy_gb_per_s": bench.bandwidth / 1e9,
-        "results": bench.results, "failure": failure,
-    }  # fmt: skip
-    with open(arguments.out, "w") as file:
-        json.dump(document, file, indent=1)
-    print(f"{name}: copy {bench.bandwidth / 1e9:.0f} GB/s\n{table(bench.results)}")
+    bench.save(failure)
     if failure:
         raise SystemExit(failure)
 

@@ -1,0 +1,82 @@
+"""A step of the engine on a device that is not the CPU: torch's "meta" tensors have shapes, types and a
+device, but no data. So nothing may look at a value, and no tensor may meet one that lies elsewhere."""
+
+import pytest
+import torch
+from checkpoints import config_dict, write_checkpoint
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from edlm_engine.checkpoint import Checkpoint, DummyTensors
+from edlm_engine.decoding import block_state
+from edlm_engine.forward import QueryBlock
+from edlm_engine.kv_cache import PagedKVCache
+from edlm_engine.layout import ForwardBuilder
+from edlm_engine.models.loading import load_transformer
+from edlm_engine.runner import Runner
+
+ELSEWHERE = torch.device("meta")
+MOVES = ("_to_copy", "copy_", "_copy_from")
+OPS = {"rms_norm", "silu_mul", "qkv_prepare", "block_attention", "row_stats", "unmask"}
+
+
+class Watch(TorchDispatchMode):
+    """Notes the engine's ops; whatever runs must have all tensors on one device, but for moving them."""
+
+    def __init__(self):
+        super().__init__()
+        self.ops = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        if func.namespace == "edlm":
+            self.ops.add(func._opname)
+        if func._opname not in MOVES:
+            assert {tensor.device for tensor in tensors} <= {ELSEWHERE}, func
+        return func(*args, **(kwargs or {}))
+
+
+class DeviceState:
+    """The tensors of a BlockState without their host side, which needs a GPU's driver."""
+
+    mask_token_id = 127
+
+    def __init__(self, slots: int, length: int):
+        for name, dtype in block_state._PER_POSITION.items():
+            setattr(self, name, torch.zeros(slots, length, dtype=dtype, device=ELSEWHERE))
+        for name, dtype in block_state._PER_SLOT.items():
+            setattr(self, name, torch.zeros(slots, dtype=dtype, device=ELSEWHERE))
+        self.moves = []
+
+    def upload(self):
+        self.moves.append("up")
+
+    def download(self):
+        self.moves.append("down")
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "qwen2"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_step(tmp_path, arch, dtype):
+    checkpoint = Checkpoint(write_checkpoint(tmp_path / "model", config_dict(arch, head_dim=64)))
+    builder = ForwardBuilder(2)
+    builder.add(QueryBlock(0, 0, 5, 5), range(5))
+    row = builder.add(QueryBlock(1, 16, 16, 32), [127] * 16)
+    builder.want(1, torch.arange(row, row + 16).numpy(), torch.arange(16, 32).numpy())
+    inputs = builder.build()
+    for name in inputs.__dataclass_fields__:
+        setattr(inputs, name, getattr(inputs, name).to(ELSEWHERE))
+    model = load_transformer(checkpoint.model, DummyTensors(), checkpoint.names, dtype, ELSEWHERE)
+    cache = PagedKVCache(checkpoint.model, 256, 2, dtype, ELSEWHERE)
+    state = DeviceState(2, 16)
+    slot = cache.reserve(70)
+    with Watch() as watch:
+        Runner(model, cache, state).step(inputs)
+    cache.release(slot)
+    assert watch.ops == OPS
+    assert state.moves == ["up", "down"]  # the download is the one time that the host waits
+
+
+def test_the_watch_sees_a_tensor_that_stayed_behind():
+    with Watch(), pytest.raises(AssertionError):
+        torch.ones(2, device=ELSEWHERE) + torch.ones(2)
