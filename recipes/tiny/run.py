@@ -42,12 +42,14 @@ BASE_TRAINING = TrainConfig(
     checkpoint_every=250,
 )
 CONVERSION = ConversionConfig(
-    steps=6000,
+    steps=5000,
     rows=16,
     length=128,
     learning_rate=2e-3,
     final_learning_rate=0.0,
     warmup_steps=20,
+    cosine_steps=6000,
+    cooldown_steps=1200,
     optimizer="muon",
     muon_learning_rate=0.02,
     prompt_weight=0.03,
