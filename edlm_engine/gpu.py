@@ -12,8 +12,8 @@ CACHE_SHARE = 0.8  # of the memory that the weights leave: activations and logit
 GIB = 2**30
 
 
-def why_unusable(build: dict) -> str | None:
-    """Why this build (as from ops.build_info()) cannot use a GPU here; None if it can."""
+def why_unusable(build: dict, config: ModelConfig | None = None) -> str | None:
+    """Why this build (as from ops.build_info()) cannot use a GPU here, for that model; None if it can."""
     if not build["cuda"]:
         return "this build has no CUDA kernels"
     try:
@@ -28,6 +28,9 @@ def why_unusable(build: dict) -> str | None:
         kernels = ", ".join(build["cuda_architectures"])
         name, version = torch.cuda.get_device_name(), "{}.{}".format(*capability)
         return f"{name} has compute capability {version}, this build has kernels for {kernels} only"
+    if config and config.head_dim not in HEAD_SIZES:
+        sizes = " and ".join(map(str, HEAD_SIZES))
+        return f"the model's head size is {config.head_dim}, there are kernels for {sizes}"
     return None
 
 
@@ -47,16 +50,6 @@ def covers(architectures: list[str], capability: tuple[int, int]) -> bool:
         if fits:
             return True
     return False
-
-
-def check_model(config: ModelConfig):
-    """Raises ValueError for a model whose heads have no CUDA kernel."""
-    if config.head_dim not in HEAD_SIZES:
-        sizes = " and ".join(map(str, HEAD_SIZES))
-        raise ValueError(
-            f"device='cuda': the model's head size is {config.head_dim}, there are kernels for {sizes}; "
-            "use device='cpu'"
-        )
 
 
 def free_memory(device: torch.device) -> int:

@@ -77,18 +77,16 @@ class EngineParts:
 
 def open_engine(model, options: EngineOptions) -> EngineParts:
     """Load a checkpoint and put an engine together around it."""
-    device = choose_device(options.device)
-    dtype = choose_dtype(options.dtype, device)
-    where = torch.device(device)
-    if device == "cuda":  # by its index: the stepping thread's current GPU may be another one
-        where = torch.device(device, torch.cuda.current_device())
     path = resolve(model)
     dummy = options.load_format == "dummy"
     checkpoint = Checkpoint(path, with_tensors=not dummy)
     config = checkpoint.model
     decoding = _decoding(checkpoint, options)
-    if device == "cuda":
-        gpu.check_model(config)
+    device = choose_device(options.device, config)
+    dtype = choose_dtype(options.dtype, device)
+    where = torch.device(device)
+    if device == "cuda":  # by its index: the stepping thread's current GPU may be another one
+        where = torch.device(device, torch.cuda.current_device())
         gpu.check_weights_fit(config, _DTYPES[dtype], gpu.free_memory(where))
     tokenizer = load_tokenizer(path)
     with progress_bar(f"loading {path.name}", config.num_layers) as advance:
@@ -107,11 +105,11 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     )
 
 
-def choose_device(device: str) -> str:
-    """ "cpu" or "cuda"; "auto" takes a GPU if there is one that the build has kernels for."""
+def choose_device(device: str, config: ModelConfig | None = None) -> str:
+    """ "cpu" or "cuda"; "auto" takes a GPU if there is one and the build has kernels for it and the model."""
     if device == "cpu":
         return "cpu"
-    reason = gpu.why_unusable(ops.build_info())
+    reason = gpu.why_unusable(ops.build_info(), config)
     if device == "cuda" and reason:
         raise ValueError(f"device='cuda': {reason}; use device='cpu'")
     return "cpu" if reason else "cuda"

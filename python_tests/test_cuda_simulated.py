@@ -10,6 +10,7 @@ from checkpoints import config_dict, write_checkpoint
 from test_device_engine import HEADS, PARAMS, PROMPTS
 
 from edlm_engine import Engine
+from edlm_engine.checkpoint import bundled_models
 
 HERE = Path(__file__).parent
 # torch's product of 16-bit matrices with a float32 result has no CPU kernel; this is what it means
@@ -54,6 +55,12 @@ def test_it_is_the_cuda_side_that_runs(simulated):
     assert "block_attention: want a head size of 64 or 128" in run_with(simulated, "-c", script).stderr
 
 
+def test_memory_that_vectors_do_not_fit(simulated):
+    script = "import torch; from edlm_engine import ops; x = torch.zeros(65)[1:].view(1, 64);"
+    script += "ops.rms_norm(x, None, torch.ones(64), 1e-6, torch.zeros(1, 64))"
+    assert "rms_norm: x: want memory aligned to 16 bytes" in run_with(simulated, "-c", script).stderr
+
+
 @pytest.mark.parametrize("arch", ["qwen3", "qwen2"])
 def test_engine(simulated, tmp_path, arch):
     """Four prompts at once, greedy and sampled, filtered and not: the tokens that the CPU's kernels give."""
@@ -71,3 +78,12 @@ def test_engine_in_bfloat16(simulated, tmp_path):
     assert done.returncode == 0, done.stderr
     lengths = [len(token_ids) for token_ids, _ in json.loads(done.stdout)]
     assert lengths == [params.max_new_tokens for params in PARAMS]
+
+
+@pytest.mark.skipif("edlm-tiny" not in bundled_models(), reason="edlm-tiny is not in the package")
+def test_bundled_model(simulated):
+    with Engine("edlm-tiny", device="cpu", dtype="float32") as engine:
+        want = [[r.token_ids, r.commit_steps] for r in engine.generate(PROMPTS, PARAMS)]
+    done = run_with(simulated, "-c", GENERATE, "edlm-tiny", "float32")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == want

@@ -115,6 +115,14 @@ def test_cuda_names_the_head_sizes_it_has():
 
 
 @no_cuda
+def test_all_tensors_on_one_device():
+    x = torch.zeros(1, 64, device="cuda")
+    message = r"weight: want contiguous Float \[64\] on cuda:0, got Float \[64\] on another device"
+    with pytest.raises(ValueError, match=message):
+        ops.rms_norm(x, None, torch.ones(64), 1e-6, x.clone())
+
+
+@no_cuda
 @pytest.mark.parametrize("name", ["rms_norm", "block_attention", "row_stats"])
 def test_cuda_opcheck(name):
     torch.manual_seed(0)

@@ -1,10 +1,11 @@
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from edlm_engine import gpu
+from edlm_engine import gpu, loading, ops
 from edlm_engine.models.config import ModelConfig
 
 BUILD = {"cuda": True, "cuda_architectures": ["80-real", "90a-real", "100"]}
@@ -70,10 +71,27 @@ def test_architecture_that_the_build_lacks(monkeypatch):
     )
 
 
-def test_head_size():
-    gpu.check_model(QWEN3_4B)
-    with pytest.raises(ValueError, match="head size is 96, there are kernels for 64 and 128"):
-        gpu.check_model(replace(QWEN3_4B, head_dim=96))
+def test_head_size(monkeypatch):
+    pretend(monkeypatch)
+    assert gpu.why_unusable(BUILD, QWEN3_4B) is None
+    reason = gpu.why_unusable(BUILD, replace(QWEN3_4B, head_dim=96))
+    assert reason == "the model's head size is 96, there are kernels for 64 and 128"
+
+
+def test_auto_takes_the_cpu_for_a_model_without_kernels(monkeypatch):
+    pretend(monkeypatch)
+    monkeypatch.setattr(ops, "build_info", lambda: BUILD)
+    assert loading.choose_device("auto", QWEN3_4B) == loading.choose_device("cuda", QWEN3_4B) == "cuda"
+    assert loading.choose_device("auto", replace(QWEN3_4B, head_dim=96)) == "cpu"
+    with pytest.raises(ValueError, match=r"device='cuda': the model's head size is 96, .*; use device='cpu'"):
+        loading.choose_device("cuda", replace(QWEN3_4B, head_dim=96))
+
+
+def test_dtypes():
+    assert loading.choose_dtype("auto", "cuda") == "bfloat16"
+    assert loading.choose_dtype("float16", "cuda") == "float16"
+    with pytest.raises(ValueError, match="dtype='float16': the CPU has no kernels for it"):
+        loading.choose_dtype("float16", "cpu")
 
 
 def test_weights():
@@ -100,3 +118,14 @@ def test_cache_that_does_not_fit():
         gpu.cache_tokens(QWEN3_4B, torch.bfloat16, 100_000, True, GIB)
     with pytest.raises(torch.OutOfMemoryError, match="a cache of 4096 needs"):
         gpu.cache_tokens(QWEN3_4B, torch.bfloat16, 4096, False, 2**20)
+
+
+@pytest.mark.parametrize(
+    ("asked", "free", "tokens"), [(None, 100, 16 * 4096), (None, 1, 5824), (999, 100, 999)]
+)
+def test_cache_of_an_engine_on_a_gpu(monkeypatch, asked, free, tokens):
+    """By default room for 16 sequences of 4096 positions, as far as the GPU's memory goes."""
+    monkeypatch.setattr(gpu, "free_memory", lambda device: free * GIB)
+    options = SimpleNamespace(kv_cache_tokens=asked, max_batch_size=16)
+    device = torch.device("cuda", 1)
+    assert loading.cache_tokens(QWEN3_4B, options, torch.bfloat16, device) == tokens
