@@ -7,6 +7,8 @@ cd "$(dirname "$0")/../.."
 OUT=${OUT:-build/gpu_results}
 mkdir -p "$OUT"
 export PYTHON=${PYTHON:-python3}
+# ninja and cmake may lie beside a Python that is not activated, nvcc and compute-sanitizer where CUDA is
+PATH="$PATH:$(dirname "$(command -v "$PYTHON")"):/usr/local/cuda/bin"
 export PYTHONPATH="$PWD:$PWD/python_tests${PYTHONPATH:+:$PYTHONPATH}"
 dry=${1:-}
 summary=()
