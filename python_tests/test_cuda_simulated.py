@@ -29,6 +29,17 @@ Checkpoint.tensor = lambda *arguments: mapped(*arguments).clone()  # aligned, as
 with Engine(sys.argv[1], device="cpu", dtype=sys.argv[2]) as engine:
     print(json.dumps([(r.token_ids, r.commit_steps) for r in engine.generate(PROMPTS, PARAMS)]))
 """
+MANY_ROWS = """
+import torch
+from edlm_engine import ops, reference
+from op_cases import StatsCase, assert_close
+inputs = StatsCase(520, 16, 64, temperature=0.7).inputs(torch.float32)
+ids, stats = torch.zeros(520, 2, dtype=torch.int32), torch.zeros(520, 5)
+ops.row_stats(**inputs, ids=ids, stats=stats)
+want_ids, want_stats = reference.row_stats(**inputs)
+assert torch.equal(ids, want_ids)
+assert_close(stats, want_stats, 1e-4, 1e-5)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +70,11 @@ def test_memory_that_vectors_do_not_fit(simulated):
     script = "import torch; from edlm_engine import ops; x = torch.zeros(65)[1:].view(1, 64);"
     script += "ops.rms_norm(x, None, torch.ones(64), 1e-6, torch.zeros(1, 64))"
     assert "rms_norm: x: want memory aligned to 16 bytes" in run_with(simulated, "-c", script).stderr
+
+
+def test_more_rows_than_have_their_logits_in_memory_at_a_time(simulated):
+    done = run_with(simulated, "-c", MANY_ROWS)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "qwen2"])
