@@ -23,7 +23,7 @@ from edlm_engine import Engine
 from edlm_engine.convert import ConversionConfig, convert
 from edlm_engine.convert.checkpoint import load_decoder
 
-STEPS = 200
+STEPS = 150
 COUNT = 300
 BLOCKS = (4, 8, 16, 32)
 THRESHOLDS = (None, 0.9, 0.7, 0.5, 0.3)
