@@ -12,7 +12,7 @@ from results import write_json
 
 from edlm_engine import Engine
 
-COUNT = 2000
+COUNT = 1000
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 MAX_NEW_TOKENS = 80
 
