@@ -79,7 +79,7 @@ def measured(folder: Path, tokenizer: Tokenizer, how: Decoding) -> dict:
 
 def ablate_all(work: Path, results: Path, conversion: ConversionConfig) -> None:
     """results/ablations.json, a cell at a time; cells that are there are not measured again."""
-    short = replace(conversion, steps=STEPS, checkpoint_every=STEPS)
+    short = replace(conversion, steps=STEPS, cosine_steps=None, cooldown_steps=0, checkpoint_every=STEPS)
     tokenizer = Tokenizer.from_file(str(work / "tokenizer" / "tokenizer.json"))
     path = results / "ablations.json"
     budget = {"count": COUNT, "steps": STEPS, "length": short.length, "seed": short.seed}
