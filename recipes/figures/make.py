@@ -19,10 +19,12 @@ SURENESS = LinearSegmentedColormap.from_list("sureness", ["#f4a582", "#fde6a8", 
 
 
 def draw_denoising(model: str, path: Path):
-    """Every denoising step of one real request as a row of tokens, coloured where they are committed."""
-    example = json.loads((resolve(model) / "examples.json").read_text())[0]
+    """Every denoising step of one real request as a row of tokens, coloured where they are committed: of the
+    model's examples the one that takes most steps."""
+    examples = json.loads((resolve(model) / "examples.json").read_text())
     with Engine(model, dtype="float32") as engine:
-        chunks = list(engine.stream(example["prompt"], max_new_tokens=96))
+        runs = [(list(engine.stream(e["prompt"], max_new_tokens=96)), e) for e in examples]
+        chunks, example = max(runs, key=lambda run: len(run[0]))
         pieces = {
             p: engine.tokenizer.piece(t)
             for c in chunks
@@ -45,9 +47,10 @@ def draw_denoising(model: str, path: Path):
             )
             axes.add_patch(Rectangle((x + 0.03, row + 0.08), 0.94, 0.84, facecolor=colour))
             if position in known:
-                text = pieces[position].replace("\n", "↵").replace("$", r"\$")
+                text = pieces[position].replace("<|endoftext|>", "eos").replace("\n", "↵").replace("$", r"\$")
+                size = 8 if len(text) < 7 else 6
                 weight = "bold" if position in fresh else "normal"
-                axes.text(x + 0.5, row + 0.52, text, ha="center", va="center", fontsize=8, weight=weight)
+                axes.text(x + 0.5, row + 0.52, text, ha="center", va="center", fontsize=size, weight=weight)
         axes.text(-0.15, row + 0.5, f"forward {row + 1}", ha="right", va="center", fontsize=8)
     axes.set(xlim=(-1.8, width), ylim=(len(chunks), 0))
     axes.axis("off")
