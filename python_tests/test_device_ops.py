@@ -11,7 +11,7 @@ no_cuda = pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU and a build with 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCE = {torch.float32: (1e-4, 1e-4), torch.bfloat16: (2**-6, 2**-7), torch.float16: (2**-9, 2**-9)}
 CUDA_HEAD_SIZES = (64, 128)
-SMALL = {"qwen2", "one_row", "fused", "odd", "top_k_p", str((3, 41))}
+SMALL = {"qwen2", "one_row", "fused", "split", "odd", "top_k_p", str((3, 41))}
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=no_cuda)])
