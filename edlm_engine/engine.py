@@ -150,10 +150,16 @@ class Engine:
         return self.generate(self.chat_prompt(messages), params, **overrides)
 
     def chat_prompt(self, messages: list[dict]) -> str:
-        """The prompt that chat() generates from."""
+        """The prompt that chat() generates from, without a bos that the tokenizer adds itself.
+
+        Raises ValueError when there is no chat template or it refuses the messages.
+        """
         if self._chat_template is None:
             raise ValueError(f"{self.path}: the checkpoint has no chat template; use generate()")
-        return self._chat_template.render(messages)
+        prompt = self._chat_template.render(messages)
+        added = self.tokenizer.encode("")[:1] if self.tokenizer else []
+        # the tokenizer writes its bos itself: one from the template would be a second
+        return prompt.removeprefix(self.tokenizer.piece(added[0])) if added else prompt
 
     def close(self):
         """Stop the engine; requests that have not ended raise EngineClosedError."""

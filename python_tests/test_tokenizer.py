@@ -83,6 +83,20 @@ def test_sentencepiece_checkpoint_generates(tmp_path, sentencepiece_model):
         assert result.text and result.text == engine.tokenizer.decode(result.token_ids)
 
 
+@pytest.mark.parametrize("add_bos", (True, False))
+def test_chat_has_no_second_bos(tmp_path, sentencepiece_model, add_bos):
+    config = config_dict(vocab_size=320, mask_token_id=319, eos_token_id=2)
+    folder = write_checkpoint(tmp_path / "checkpoint", config, tokenizer=False)
+    (folder / "tokenizer.model").write_bytes(sentencepiece_model)
+    write_config(folder, bos_token="<s>", add_bos_token=add_bos)
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
+    with Engine(folder) as engine:
+        prompt = engine.chat_prompt([{"role": "user", "content": "the cat"}])
+        assert prompt == ("the cat" if add_bos else "<s>the cat")
+        if add_bos:
+            assert engine.tokenizer.encode(prompt).count(1) == 1
+
+
 def test_no_tokenizer(tmp_path):
     assert load_tokenizer(tmp_path) is None
     assert load_chat_template(tmp_path) is None
