@@ -1,10 +1,13 @@
 """A fast engine for block-diffusion language models of the Efficient-DLM kind."""
 
 import os
+import sys
 
 # GNU OpenMP's default barrier spins; beside another busy process on the same cores it makes a forward
-# about 15 times slower. The policy counts only before libgomp is loaded, so before torch is.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# about 15 times slower. libgomp reads the policy once, when torch loads it; set later, it would only make
+# `edlm info` claim what is not so.
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __version__ = "0.1.0"
 __all__ = [

@@ -33,6 +33,10 @@ class EngineLoop:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="edlm-engine", daemon=True)
                 self._thread.start()
+            elif not self._thread.is_alive():  # threads do not survive a fork: the caller would wait forever
+                raise EngineClosedError(
+                    "the engine's thread is of another process; create the Engine after forking"
+                )
             self._inbox.append(request)
             self._wake.notify()
 

@@ -152,6 +152,20 @@ def test_stream_closed_early_frees_its_pages(engine):
     assert_dropped(engine, request)
 
 
+def test_interrupt_frees_its_pages(engine, monkeypatch):
+    slow_down(engine)
+    requests = []
+
+    def interrupt(futures, enabled):
+        requests.append(running_request(engine))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edlm_engine.engine.track", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(PROMPT, max_new_tokens=500, threshold=None)
+    assert_dropped(engine, requests[0])
+
+
 @pytest.mark.parametrize("way", ("close", "forget"))
 def test_stream_never_read_frees_its_pages(engine, way):
     slow_down(engine)

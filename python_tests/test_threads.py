@@ -1,6 +1,7 @@
 """Many callers: threads, event loops, and several engines in one process."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -246,3 +247,30 @@ def test_process_ends_while_a_request_runs(folder):
     )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
+
+
+def test_forked_child_gets_an_error_and_does_not_wait_forever(folder):
+    code = """
+import os, sys
+from edlm_engine import Engine, EngineClosedError
+engine = Engine(sys.argv[1], num_threads=1)
+engine.generate([1, 2], max_new_tokens=3)
+if child := os.fork():
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    engine.generate([1, 2], max_new_tokens=3)
+else:
+    try:
+        engine.generate([1, 2], max_new_tokens=3)
+    except EngineClosedError as error:
+        os._exit(7 if "after forking" in str(error) else 1)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, folder], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(("first", "policy"), [("", "PASSIVE"), ("import torch; ", "None")])
+def test_openmp_policy_is_set_only_where_it_counts(first, policy):
+    code = f"{first}import edlm_engine, os; print(os.environ.get('OMP_WAIT_POLICY'))"
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.strip() == policy
