@@ -28,7 +28,9 @@ class Generation:
     commit_steps: per generated token, the denoising step of its block that committed it, from 0.
     nfe: network function evaluations, denoising plus commit forwards, without the prefill
         (as the family counts them).
-    tokens_per_forward: len(token_ids) / nfe (the paper's TPF).
+    tokens_per_forward: len(token_ids) / nfe, the TPF of Efficient-DLM (arXiv 2512.14067). Forwards that
+        committed positions behind the final eos or stop count, those positions do not: one token per step
+        can end below 1.
     seconds: from submission to the end, waiting included.
     forwards: the same forwards, apart.
     """
