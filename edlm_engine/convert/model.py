@@ -79,7 +79,7 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor, allow: Tensor) -> Tensor:
     """Attention of q (…, heads, n, d) over k and v (…, kv heads, m, d) where bool `allow` (…, n, m) is True.
 
-    Written out, since torch.compile makes it about twice as fast on a CPU as SDPA with a mask is.
+    Written out: compiled, forward and backward take 0.6 of the time of SDPA with a mask on a CPU.
     """
     groups = (k.shape[-3], q.shape[-3] // k.shape[-3])
     scores = q.unflatten(-3, groups).flatten(-3, -2) @ k.transpose(-1, -2)
