@@ -6,6 +6,8 @@
 STABLE_TORCH_LIBRARY(edlm, m) {
   m.def("rms_norm(Tensor(a!) x, Tensor? delta, Tensor weight, float eps, Tensor(b!) out) -> ()");
   m.def("silu_mul(Tensor gate_up, Tensor(a!) out) -> ()");
+  m.def("quantize_rows(Tensor x, Tensor(a!) q, Tensor(b!) scale) -> ()");
+  m.def("linear(Tensor x, Tensor? x_scale, Tensor weight, Tensor(a!) out) -> ()");
   m.def(
       "qkv_prepare(Tensor qkv, Tensor? bias, Tensor? q_norm, Tensor? k_norm, Tensor cos_sin, Tensor slots, "
       "Tensor positions, Tensor page_table, Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor(c!) q, float eps) -> ()");
@@ -15,6 +17,10 @@ STABLE_TORCH_LIBRARY(edlm, m) {
   m.def(
       "row_stats(Tensor hidden, Tensor weight, Tensor slots, Tensor positions, Tensor temperature, Tensor top_k, "
       "Tensor top_p, Tensor seed, Tensor step, int forbidden_id, Tensor(a!) ids, Tensor(b!) stats) -> ()");
+  m.def(
+      "row_stats_int8(Tensor hidden, Tensor hidden_scale, Tensor weight, int vocab, Tensor slots, Tensor positions, "
+      "Tensor temperature, Tensor top_k, Tensor top_p, Tensor seed, Tensor step, int forbidden_id, Tensor(a!) ids, "
+      "Tensor(b!) stats) -> ()");
   m.def(
       "unmask(Tensor ids, Tensor stats, Tensor first_row, Tensor threshold, Tensor steps_per_block, "
       "Tensor block_length, Tensor(a!) tokens, Tensor(b!) confidence, Tensor(c!) commit_step, Tensor(d!) masked, "
@@ -28,6 +34,10 @@ STABLE_TORCH_LIBRARY_IMPL(edlm, CPU, m) {
   m.impl("block_attention", TORCH_BOX(&edlm::block_attention));
   m.impl("row_stats", TORCH_BOX(&edlm::row_stats));
   m.impl("unmask", TORCH_BOX(&edlm::unmask));
+  // without CUDA kernels:
+  m.impl("quantize_rows", TORCH_BOX(&edlm::quantize_rows));
+  m.impl("linear", TORCH_BOX(&edlm::linear));
+  m.impl("row_stats_int8", TORCH_BOX(&edlm::row_stats_int8));
 }
 
 #if defined(EDLM_CUDA)

@@ -16,6 +16,8 @@ struct f16 {
 
 enum class DType : std::int32_t { f32, bf16, f16 };
 
+constexpr std::int64_t element_size(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+
 struct RmsNormParams {
   DType dtype;
   std::int64_t rows, hidden;
@@ -31,6 +33,26 @@ struct SiluMulParams {
   std::int64_t rows, inner;
   const void* gate_up; // T [rows, 2, inner]
   void* out;           // T [rows, inner]
+};
+
+// Rows of x as bytes: round(x / scale) + 128, and the scale that makes the largest +-127.
+struct QuantizeRowsParams {
+  DType dtype;
+  std::int64_t rows, columns;
+  const void* x;   // T [rows, columns]
+  std::uint8_t* q; // [rows, columns]
+  float* scale;    // [rows]
+};
+
+// out = x . w^T. The weight lies in panels of kPanel outputs: [panels, inputs / per unit, kPanel] units of four bytes;
+// an int8 panel has two more rows: the sums of its columns, and their scales.
+struct LinearParams {
+  DType dtype; // of out, and of x and weight unless they are int8
+  std::int64_t rows, inputs, outputs;
+  const void* x;                // T [rows, inputs]; or quantised rows
+  const float* x_scale;         // [rows] of quantised rows, else null
+  const std::uint32_t* weight;
+  void* out;                    // T [rows, outputs]
 };
 
 // A key/value cache of pages: k_cache and v_cache are T [pages, kv_heads, page_size, head_dim], and position p of
@@ -95,8 +117,9 @@ struct LogitStats {
 struct RowStatsParams {
   DType dtype;
   std::int64_t rows, hidden_size, vocab;
-  const void* hidden;            // T [rows, hidden_size]
-  const void* weight;            // T [vocab, hidden_size]
+  const void* hidden;            // T [rows, hidden_size], or quantised rows
+  const float* hidden_scale;     // [rows] of quantised rows, else null; CPU only
+  const void* weight;            // T [vocab, hidden_size], or int8 panels as in LinearParams
   const std::int32_t* slots;     // [rows], -1 = padding
   const std::int32_t* positions; // [rows]
   const float* temperature;      // [slots], and so the four below

@@ -17,6 +17,12 @@ constexpr std::int64_t grain_size(std::int64_t cost_per_item) {
   return std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, cost_per_item));
 }
 
+// Linear layers: outputs of a panel of packed weights; rows whose sums are held at a time; units of four bytes along the
+// inputs that rows and panel stay in the caches for.
+constexpr std::int64_t kPanel = 32;
+constexpr std::int64_t kLinearRows = 64;
+constexpr std::int64_t kLinearUnits = 512;
+
 // Attention: packed query rows of a work item, and keys that it handles at a time (a multiple of kKeyGroup, which
 // divides every page size).
 constexpr std::int64_t kRowTile = 64;

@@ -6,8 +6,6 @@
 
 namespace edlm {
 
-constexpr std::int64_t element_size(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
-
 // RMS norm: 16-byte vectors of a row that one thread holds at most, and threads of a block; above 1024 the row is too
 // long.
 constexpr int kHeldVectors = 4;

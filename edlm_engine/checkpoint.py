@@ -14,6 +14,7 @@ from .models.config import DecodingConfig, ModelConfig
 from .models.families import ConfigReader, TensorNames, eos_ids, read_config
 
 ASSETS = Path(__file__).parent / "assets"
+QUANTIZATION_KEY, INT8_METHOD = "quantization_config", "edlm_int8"  # in config.json
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 
@@ -84,7 +85,8 @@ def read_json(path: Path, kind: type = dict) -> dict | list:
 class Checkpoint:
     """An opened checkpoint folder.
 
-    model, decoding: its configurations; names: how it names its tensors.
+    model, decoding: its configurations; names: how it names its tensors; quantization: "int8" if its matrices
+    are, else None.
     With `with_tensors=False` only the config files are read (load_format="dummy").
     """
 
@@ -99,6 +101,7 @@ class Checkpoint:
         self.model: ModelConfig
         self.decoding: DecodingConfig
         self.model, decoding = read_config(data, config_path, tensor_names)
+        self.quantization = _quantization(ConfigReader(data, config_path))
         eos = dict.fromkeys(decoding.eos_token_ids + self._generation_eos())
         self.decoding = replace(decoding, eos_token_ids=tuple(eos))
 
@@ -133,8 +136,8 @@ class Checkpoint:
                 f"{path}: truncated or no safetensors file: {_first_line(error)}"
             ) from error
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """The memory-mapped tensor `name`, of any float dtype; raises unless it has `shape`."""
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The memory-mapped tensor `name` of `shape`, and of `dtype` or else any float type."""
         path = self._files.get(name)
         if path is None:
             raise CheckpointError(f"{self.folder}: tensor {name!r} of shape {list(shape)} is missing")
@@ -147,13 +150,28 @@ class Checkpoint:
         if tuple(tensor.shape) != shape:
             got, want = list(tensor.shape), list(shape)
             raise CheckpointError(f"{path}: {name!r} has shape {got}; config.json asks for {want}")
-        if not tensor.is_floating_point():
-            raise CheckpointError(f"{path}: {name!r} has dtype {tensor.dtype}; a float type is needed")
+        if tensor.dtype != dtype if dtype else not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{path}: {name!r} has dtype {tensor.dtype}; {dtype or 'a float type'} is needed"
+            )
         return tensor
 
     def close(self):
-        """Forget the file handles; tensors handed out keep their mapping alive."""
+        """Let go of the mapped files, whose pages count as this process's memory once they were read; tensors
+        handed out keep their mapping alive, and later calls open the files again."""
         self._handles.clear()
+
+
+def _quantization(reader: ConfigReader) -> str | None:
+    """The scheme of a quantised checkpoint."""
+    config = reader.get(QUANTIZATION_KEY, dict, None)
+    if config is None:
+        return None
+    method = config.get("quant_method")
+    if method != INT8_METHOD:
+        found = f"key {QUANTIZATION_KEY!r} has the method {method!r}"
+        raise reader.error(f"{found}; only {INT8_METHOD!r} is known, of edlm quantize")
+    return "int8"
 
 
 class DummyTensors:
@@ -167,7 +185,10 @@ class DummyTensors:
         self._pool = torch.randn(1_000_003, generator=generator) * 0.02  # a prime, so rows do not repeat
         self._offset = 0
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+    def close(self):
+        """Nothing is held."""
+
+    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
         if name.endswith(".bias"):
             return torch.zeros(shape)
         if len(shape) == 1:

@@ -32,6 +32,7 @@ class EngineOptions:
     device: str
     dtype: str
     load_format: str
+    quantization: str | None
     block_length: int | None
     mask_token_id: int | None
     prefill: str | None
@@ -46,6 +47,8 @@ class EngineOptions:
         self._choice("load_format", ("auto", "dummy"))
         if self.prefill is not None:
             self._choice("prefill", PREFILLS)
+        if self.quantization is not None:
+            self._choice("quantization", ("int8",))
         for name in ("block_length", "max_batch_size", "kv_cache_tokens", "num_threads"):
             value = getattr(self, name)
             optional = name != "max_batch_size"
@@ -69,6 +72,7 @@ class EngineParts:
     decoding: DecodingConfig
     device: str
     dtype: str
+    quantization: str | None
     kv_cache_tokens: int
     tokenizer: Tokenizer | None
     chat_template: ChatTemplate | None
@@ -84,6 +88,9 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     decoding = _decoding(checkpoint, options)
     device = choose_device(options.device, config)
     dtype = choose_dtype(options.dtype, device)
+    quantization = options.quantization or checkpoint.quantization
+    if quantization and device != "cpu":
+        raise ValueError(f"quantization={quantization!r} runs on the CPU only so far; use device='cpu'")
     where = torch.device(device)
     if device == "cuda":  # by its index: the stepping thread's current GPU may be another one
         where = torch.device(device, torch.cuda.current_device())
@@ -91,7 +98,10 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     tokenizer = load_tokenizer(path)
     with progress_bar(f"loading {path.name}", config.num_layers) as advance:
         tensors = DummyTensors() if dummy else checkpoint
-        transformer = load_transformer(config, tensors, checkpoint.names, _DTYPES[dtype], where, advance)
+        transformer = load_transformer(
+            config, tensors, checkpoint.names, _DTYPES[dtype], where, advance,
+            stored_int8=bool(checkpoint.quantization) and not dummy, quantize=quantization == "int8",
+        )  # fmt: skip
     checkpoint.close()
     slots = options.max_batch_size
     tokens = cache_tokens(config, options, _DTYPES[dtype], where)
@@ -101,7 +111,7 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     scheduler = Scheduler(cache, state, decoding, fused_commit=options.fused_commit, max_rows=rows)
     loop = EngineLoop(scheduler, Runner(transformer, cache, state), options.num_threads)
     return EngineParts(
-        path, config, decoding, device, dtype, tokens, tokenizer, load_chat_template(path), loop
+        path, config, decoding, device, dtype, quantization, tokens, tokenizer, load_chat_template(path), loop
     )
 
 

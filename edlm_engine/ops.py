@@ -48,6 +48,61 @@ def silu_mul(gate_up: Tensor, out: Tensor) -> None:
     _edlm.silu_mul.default(gate_up, out)
 
 
+def quantize_rows(x: Tensor, q: Tensor, scale: Tensor) -> None:
+    """Rows as bytes, on the CPU only: scale = max |x| / 127 and q = round(x / scale) + 128, ties to even.
+
+    x: T [rows, columns]; q: uint8 of the same shape; scale: float32 [rows]. A row that is not finite gets the
+    scale NaN. Source: dynamic quantisation per token, Yao et al., arXiv:2206.01861, sect. 4.1.
+    """
+    _edlm.quantize_rows.default(x, q, scale)
+
+
+def linear(x: Tensor, x_scale: Tensor | None, weight: Tensor, out: Tensor) -> None:
+    """out = x wᵀ for a weight packed by pack_weight() or pack_int8_weight(), on the CPU only.
+
+    out: T [rows, outputs]; x: T [rows, inputs] with x_scale None, or as quantize_rows() wrote them, for an
+    int8 weight. Products of int8 are summed exactly, in int32, and scaled once. A row's result does not
+    depend on the others.
+    """
+    _edlm.linear.default(x, x_scale, weight, out)
+
+
+PANEL = 32  # outputs that lie together in a packed weight
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """T [outputs, inputs] -> int32 [panels, inputs / n, PANEL] for linear(): units of n = 4 bytes of
+    neighbouring inputs, panels of PANEL outputs, the last one filled up with zeros.
+
+    Raises ValueError where inputs is no multiple of n.
+    """
+    outputs, inputs = weight.shape
+    if inputs * weight.element_size() % 4:
+        raise ValueError(f"a packed weight needs a multiple of 4 bytes along its inputs, got {inputs} inputs")
+    units = weight.contiguous().view(torch.int32)
+    panels = units.new_empty(-(-outputs // PANEL), units.shape[1], PANEL)
+    whole = outputs // PANEL
+    panels[:whole] = units[: whole * PANEL].view(whole, PANEL, units.shape[1]).transpose(1, 2)
+    if outputs % PANEL:
+        panels[-1].zero_()
+        panels[-1, :, : outputs % PANEL] = units[whole * PANEL :].T
+    return panels
+
+
+def pack_int8_weight(weight: Tensor, scale: Tensor) -> Tensor:
+    """int8 [outputs, inputs] within ±127 and the outputs' scales, float32 [outputs] -> int32 [panels,
+    inputs / 4 + 2, PANEL] for linear(): behind a panel's units lie the sums of its columns and the scales."""
+    packed = pack_weight(weight)
+    panels, units, _ = packed.shape
+    out = packed.new_zeros(panels, units + 2, PANEL)
+    out[:, :units] = packed
+    ends = out.new_zeros(2, panels * PANEL)
+    ends[0, : len(weight)] = weight.sum(1, dtype=torch.int32)
+    ends[1, : len(weight)] = scale.view(torch.int32)
+    out[:, units:] = ends.view(2, panels, PANEL).transpose(0, 1)
+    return out
+
+
 def qkv_prepare(
     qkv: Tensor,
     bias: Tensor | None,
@@ -129,6 +184,30 @@ def row_stats(
     )
 
 
+def row_stats_int8(
+    hidden: Tensor,
+    hidden_scale: Tensor,
+    weight: Tensor,
+    vocab: int,
+    slots: Tensor,
+    positions: Tensor,
+    temperature: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    seed: Tensor,
+    step: Tensor,
+    forbidden_id: int,
+    ids: Tensor,
+    stats: Tensor,
+) -> None:
+    """row_stats() in int8, on the CPU only: hidden and hidden_scale as quantize_rows() wrote them, weight of
+    `vocab` outputs from pack_int8_weight()."""
+    _edlm.row_stats_int8.default(
+        hidden, hidden_scale, weight, vocab, slots, positions, temperature, top_k, top_p, seed, step,
+        forbidden_id, ids, stats,
+    )  # fmt: skip
+
+
 def unmask(
     ids: Tensor,
     stats: Tensor,
@@ -175,5 +254,8 @@ def unmask(
     )
 
 
-for _name in ("rms_norm", "silu_mul", "qkv_prepare", "block_attention", "row_stats", "unmask"):
+for _name in (
+    "rms_norm", "silu_mul", "quantize_rows", "linear", "qkv_prepare", "block_attention", "row_stats",
+    "row_stats_int8", "unmask",
+):  # fmt: skip
     torch.library.register_fake(f"edlm::{_name}", lambda *args: None)  # all results are in the arguments

@@ -2,7 +2,6 @@
 
 import torch
 
-from . import ops
 from .decoding.block_state import BlockState
 from .decoding.confidence import commit_confident
 from .forward import ForwardInputs
@@ -15,6 +14,7 @@ class Runner:
 
     def __init__(self, model: Transformer, cache: PagedKVCache, state: BlockState):
         self.model, self.cache, self.state = model, cache, state
+        self._ids = self._stats = torch.empty(0)
 
     def step(self, inputs: ForwardInputs):
         """Run all rows of `inputs`; the slots that denoise have new tokens in the block state afterwards."""
@@ -27,11 +27,14 @@ class Runner:
 
     def _row_stats(self, hidden: torch.Tensor, inputs: ForwardInputs):
         state = self.state
-        ids = torch.empty(len(hidden), 2, dtype=torch.int32, device=hidden.device)
-        stats = torch.empty(len(hidden), 5, dtype=torch.float32, device=hidden.device)
+        if len(hidden) > len(self._ids):
+            rows = 1 << (len(hidden) - 1).bit_length()
+            self._ids = torch.empty(rows, 2, dtype=torch.int32, device=hidden.device)
+            self._stats = torch.empty(rows, 5, dtype=torch.float32, device=hidden.device)
+        ids, stats = self._ids[: len(hidden)], self._stats[: len(hidden)]
         forbidden = -1 if state.mask_token_id is None else state.mask_token_id
-        ops.row_stats(
-            hidden, self.model.head, inputs.head_slots, inputs.head_positions,
+        self.model.head.row_stats(
+            hidden, inputs.head_slots, inputs.head_positions,
             state.temperature, state.top_k, state.top_p, state.seed, state.step, forbidden, ids, stats,
         )  # fmt: skip
         return ids, stats

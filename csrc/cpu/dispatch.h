@@ -12,6 +12,8 @@ struct Kernels {
   const char* isa;
   void (*rms_norm)(const RmsNormParams&, std::int64_t begin, std::int64_t end);       // items: rows
   void (*silu_mul)(const SiluMulParams&, std::int64_t begin, std::int64_t end);       // items: rows
+  void (*quantize_rows)(const QuantizeRowsParams&, std::int64_t begin, std::int64_t end); // items: rows
+  void (*linear)(const LinearParams&, std::int64_t begin, std::int64_t end);          // items: panels of the weight
   void (*qkv_prepare)(const QkvPrepareParams&, std::int64_t begin, std::int64_t end); // items: rows
   void (*block_attention)(const BlockAttentionParams&, std::int64_t begin, std::int64_t end, void* workspace); // tiles
   std::int64_t (*block_attention_workspace)(const BlockAttentionParams&);             // bytes, per thread

@@ -14,9 +14,9 @@ struct UnitMatrix {
 };
 
 template <class T, int R, int C>
-EDLM_INLINE void gemm_tile(UnitMatrix a, const std::uint32_t* b, std::int64_t ldb, float* c, std::int64_t ldc,
-                           std::int64_t units, bool accumulate) {
-  Vec sum[R][C] = {};
+EDLM_INLINE void gemm_tile(UnitMatrix a, const std::uint32_t* b, std::int64_t ldb, typename SumOf<T>::lane* c,
+                           std::int64_t ldc, std::int64_t units, bool accumulate) {
+  typename SumOf<T>::vec sum[R][C] = {};
   if (accumulate)
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -41,8 +41,8 @@ EDLM_INLINE void gemm_tile(UnitMatrix a, const std::uint32_t* b, std::int64_t ld
 
 // columns: a multiple of 16.
 template <class T>
-void gemm(UnitMatrix a, const std::uint32_t* b, std::int64_t ldb, float* c, std::int64_t ldc, std::int64_t rows,
-          std::int64_t columns, std::int64_t units, bool accumulate) {
+void gemm(UnitMatrix a, const std::uint32_t* b, std::int64_t ldb, typename SumOf<T>::lane* c, std::int64_t ldc,
+          std::int64_t rows, std::int64_t columns, std::int64_t units, bool accumulate) {
   constexpr int kRows = kRegisters == 32 ? 8 : 4;
   std::int64_t j = 0;
   auto rows_of = [&](auto width) {

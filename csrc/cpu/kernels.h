@@ -9,6 +9,8 @@ namespace edlm::cpu::EDLM_ISA {
 
 void rms_norm(const RmsNormParams&, std::int64_t begin, std::int64_t end);
 void silu_mul(const SiluMulParams&, std::int64_t begin, std::int64_t end);
+void quantize_rows(const QuantizeRowsParams&, std::int64_t begin, std::int64_t end);
+void linear(const LinearParams&, std::int64_t begin, std::int64_t end);
 void qkv_prepare(const QkvPrepareParams&, std::int64_t begin, std::int64_t end);
 void block_attention(const BlockAttentionParams&, std::int64_t begin, std::int64_t end, void* workspace);
 std::int64_t block_attention_workspace(const BlockAttentionParams&);

@@ -2,6 +2,7 @@
 #include "../random.h"
 #include "../stats.h"
 #include "kernels.h"
+#include "linear_panel.h"
 #include "vec.h"
 
 namespace edlm::cpu::EDLM_ISA {
@@ -92,6 +93,20 @@ void compute_logits(const RowStatsParams& p, std::int64_t row, std::int64_t rows
       else
         tile(Constant<1>{});
     }
+  }
+}
+
+// The same of quantised rows and int8 panels. first is a panel's first id.
+void compute_int_logits(const RowStatsParams& p, std::int64_t row, std::int64_t rows, std::int64_t first,
+                        std::int64_t ids, Logits& logits) {
+  static_assert(kStatsIds % kPanel == 0);
+  alignas(64) std::int32_t sums[kStatsRows * kPanel];
+  for (std::int64_t id = 0; id < ids; id += kPanel) {
+    const Panel<std::int8_t> panel(static_cast<const std::uint32_t*>(p.weight), (first + id) / kPanel, p.hidden_size);
+    multiply(p.hidden, row, rows, panel, sums);
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t c = 0; c < kPanel; c += kWidth)
+        store(logits.z + r * kStatsIds + id + c, panel.value(sums + r * kPanel, c, p.hidden_scale[row + r]));
   }
 }
 
@@ -191,8 +206,11 @@ void row_stats(const RowStatsParams& p, std::int64_t begin, std::int64_t end) {
     for (std::int64_t first = part_begin(part, p.parts, p.vocab); first < last; first += kStatsIds)
       for (std::int64_t row = 0; row < p.rows; row += kStatsRows) {
         const std::int64_t rows = std::min(kStatsRows, p.rows - row), ids = std::min(kStatsIds, last - first);
-        p.dtype == DType::f32 ? compute_logits<float>(p, row, rows, first, ids, logits)
-                              : compute_logits<bf16>(p, row, rows, first, ids, logits);
+        if (p.hidden_scale)
+          compute_int_logits(p, row, rows, first, ids, logits);
+        else
+          p.dtype == DType::f32 ? compute_logits<float>(p, row, rows, first, ids, logits)
+                                : compute_logits<bf16>(p, row, rows, first, ids, logits);
         for (std::int64_t r = 0; r < rows; ++r)
           if (p.slots[row + r] >= 0) add_row(p, row + r, first, ids, part, logits.z + r * kStatsIds);
       }

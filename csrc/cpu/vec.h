@@ -227,6 +227,68 @@ EDLM_INLINE Units<T> splat_unit(const void* p) {
   return units_of<T>(UintVec{} + bits);
 }
 
+// Four bytes: what a lane multiplies in int8 products. The left operand holds unsigned bytes, of which 128 means zero,
+// the right one signed bytes within +-127.
+template <>
+struct Units<std::int8_t> {
+  UintVec bits;
+};
+
+template <>
+EDLM_INLINE Units<std::int8_t> units_of<std::int8_t>(UintVec bits) {
+  return {bits};
+}
+
+EDLM_INLINE IntVec load(const std::int32_t* p) {
+  IntVec v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+EDLM_INLINE void store(std::int32_t* p, IntVec v) { std::memcpy(p, &v, sizeof(v)); }
+
+// What a lane's sum of products is.
+template <class T>
+struct SumOf {
+  using vec = Vec;
+  using lane = float;
+};
+
+template <>
+struct SumOf<std::int8_t> {
+  using vec = IntVec;
+  using lane = std::int32_t;
+};
+
+// What dot() takes the zero of the left int8 operand to be: with VNNI 0, as the instruction has it, and 128 times the
+// right operand's sum is in the result.
+#if defined(__AVX512VNNI__)
+constexpr std::int32_t kIntZero = 0;
+#else
+constexpr std::int32_t kIntZero = 128;
+#endif
+
+EDLM_INLINE IntVec dot(IntVec sum, Units<std::int8_t> a, Units<std::int8_t> b) {
+#if defined(__AVX512VNNI__)
+  return bit_cast<IntVec>(_mm512_dpbusd_epi32(bit_cast<__m512i>(sum), bit_cast<__m512i>(a.bits),
+                                              bit_cast<__m512i>(b.bits)));
+#elif defined(__AVX512F__)
+  const __m512i signed_a = bit_cast<__m512i>(a.bits ^ 0x80808080u), w = bit_cast<__m512i>(b.bits);
+  const __m512i flipped = _mm512_mask_sub_epi8(signed_a, _mm512_movepi8_mask(w), _mm512_setzero_si512(), signed_a);
+  const __m512i pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(w), flipped); // within 2 * 127 * 127: never saturates
+  return sum + bit_cast<IntVec>(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#elif defined(__AVX2__)
+  const __m256i signed_a = bit_cast<__m256i>(a.bits ^ 0x80808080u), w = bit_cast<__m256i>(b.bits);
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(signed_a, w));
+  return sum + bit_cast<IntVec>(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#else
+  const IntVec w = bit_cast<IntVec>(b.bits);
+  for (int byte = 0; byte < 4; ++byte)
+    sum += (bit_cast<IntVec>((a.bits >> 8 * byte) & 0xffu) - 128) * (w << (24 - 8 * byte) >> 24);
+  return sum;
+#endif
+}
+
 EDLM_INLINE Vec dot(Vec sum, Units<float> a, Units<float> b) { return fma(a.v, b.v, sum); }
 
 EDLM_INLINE Vec dot(Vec sum, Units<bf16> a, Units<bf16> b) {

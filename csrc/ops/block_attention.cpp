@@ -1,4 +1,3 @@
-#include <memory>
 #include <vector>
 
 #include "../cpu/dispatch.h"
@@ -99,8 +98,7 @@ void block_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
   const cpu::Kernels& kernels = cpu::kernels();
   const std::int64_t bytes = kernels.block_attention_workspace(params);
   parallel(static_cast<std::int64_t>(tiles.size()), cost, [&](std::int64_t begin, std::int64_t end) {
-    const std::unique_ptr<char[]> workspace(new char[bytes]);
-    kernels.block_attention(params, begin, end, workspace.get());
+    kernels.block_attention(params, begin, end, scratch(bytes));
   });
 }
 

@@ -9,6 +9,13 @@ void rms_norm(const Tensor& x, const OptionalTensor& delta, const Tensor& weight
 
 void silu_mul(const Tensor& gate_up, const Tensor& out);
 
+void quantize_rows(const Tensor& x, const Tensor& q, const Tensor& scale);
+
+// Columns of quantised rows.
+void check_int8_inputs(const Check& check, const char* name, std::int64_t inputs);
+
+void linear(const Tensor& x, const OptionalTensor& x_scale, const Tensor& weight, const Tensor& out);
+
 void qkv_prepare(const Tensor& qkv, const OptionalTensor& bias, const OptionalTensor& q_norm,
                  const OptionalTensor& k_norm, const Tensor& cos_sin, const Tensor& slots, const Tensor& positions,
                  const Tensor& page_table, const Tensor& k_cache, const Tensor& v_cache, const Tensor& q, double eps);
@@ -19,6 +26,11 @@ void block_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
 void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, const Tensor& positions,
                const Tensor& temperature, const Tensor& top_k, const Tensor& top_p, const Tensor& seed,
                const Tensor& step, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats);
+
+void row_stats_int8(const Tensor& hidden, const Tensor& hidden_scale, const Tensor& weight, std::int64_t vocab,
+                    const Tensor& slots, const Tensor& positions, const Tensor& temperature, const Tensor& top_k,
+                    const Tensor& top_p, const Tensor& seed, const Tensor& step, std::int64_t forbidden_id,
+                    const Tensor& ids, const Tensor& stats);
 
 void unmask(const Tensor& ids, const Tensor& stats, const Tensor& first_row, const Tensor& threshold,
             const Tensor& steps_per_block, const Tensor& block_length, const Tensor& tokens, const Tensor& confidence,

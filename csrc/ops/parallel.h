@@ -2,14 +2,33 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <vector>
+
+#include "../cpu/thread_pool.h"
 #include "../plan.h"
 
 namespace edlm {
 
-// Calls work(begin, end) for ranges of [0, items) on torch's own threads; little work stays on the caller's.
+// Calls work(begin, end) for ranges of [0, items) on threads of the caller's own, as many as torch's setting for it says;
+// little work stays on the caller's.
 template <class Work>
 void parallel(std::int64_t items, std::int64_t cost_per_item, const Work& work) {
-  if (items > 0) torch::stable::parallel_for(0, items, grain_size(cost_per_item), work);
+  const std::int64_t threads = items > 1 ? torch::stable::get_num_threads() : 1;
+  const std::int64_t least = grain_size(cost_per_item);
+  if (threads <= 1 || items <= least) {
+    if (items > 0) work(std::int64_t{0}, items);
+    return;
+  }
+  thread_local cpu::ThreadPool pool;
+  // ranges small enough that a thread which another process slows down holds up the end but little
+  pool.run(items, std::max(least, items / (8 * threads)), threads, work);
+}
+
+// Memory for the ranges of one op, kept by each thread and at least as large as asked for.
+inline char* scratch(std::int64_t bytes) {
+  thread_local std::vector<char> memory;
+  if (static_cast<std::int64_t>(memory.size()) < bytes) memory.resize(bytes);
+  return memory.data();
 }
 
 } // namespace edlm

@@ -49,37 +49,24 @@ bool filtered(const RowStatsParams& p, std::int64_t slot) {
   }
 }
 
-} // namespace
-
-void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, const Tensor& positions,
-               const Tensor& temperature, const Tensor& top_k, const Tensor& top_p, const Tensor& seed,
-               const Tensor& step, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats) {
-  const Check check("edlm::row_stats", hidden);
-  RowStatsParams params{};
-  params.dtype = check.dtype("hidden", hidden);
-  const ScalarType type = hidden.scalar_type();
-  check.dense("hidden", hidden, type, {kAny, kAny});
-  const std::int64_t rows = hidden.size(0), hidden_size = hidden.size(1);
-  check.dense("weight", weight, type, {kAny, hidden_size})
-      .dense("slots", slots, ScalarType::Int, {rows})
-      .dense("positions", positions, ScalarType::Int, {rows})
+// Everything but hidden and weight, whose sizes must be in params.
+void take_arguments(const Check& check, RowStatsParams& params, const Tensor& slots, const Tensor& positions,
+                    const Tensor& temperature, const Tensor& top_k, const Tensor& top_p, const Tensor& seed,
+                    const Tensor& step, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats) {
+  check.dense("slots", slots, ScalarType::Int, {params.rows})
+      .dense("positions", positions, ScalarType::Int, {params.rows})
       .dense("temperature", temperature, ScalarType::Float, {kAny});
-  const std::int64_t num_slots = temperature.size(0), vocab = weight.size(0);
+  const std::int64_t num_slots = temperature.size(0);
   check.dense("top_k", top_k, ScalarType::Int, {num_slots})
       .dense("top_p", top_p, ScalarType::Float, {num_slots})
       .dense("seed", seed, ScalarType::Long, {num_slots})
       .dense("step", step, ScalarType::Int, {num_slots})
-      .dense("ids", ids, ScalarType::Int, {rows, 2})
-      .dense("stats", stats, ScalarType::Float, {rows, 5});
-  check.that(vocab > 0 && vocab < (1 << 24), "weight: want 1 to 2^24 - 1 rows, got ", vocab);
-  check.that(hidden_size > 0, "hidden: want at least one column, got 0");
-  check.that(forbidden_id >= -1 && forbidden_id < vocab, "forbidden_id: want -1 or a row of weight (", vocab, "), got ",
-             forbidden_id);
-  params.rows = rows;
-  params.hidden_size = hidden_size;
-  params.vocab = vocab;
-  params.hidden = data(hidden);
-  params.weight = data(weight);
+      .dense("ids", ids, ScalarType::Int, {params.rows, 2})
+      .dense("stats", stats, ScalarType::Float, {params.rows, 5});
+  check.that(params.vocab > 0 && params.vocab < (1 << 24), "weight: want 1 to 2^24 - 1 rows, got ", params.vocab);
+  check.that(params.hidden_size > 0, "hidden: want at least one column, got 0");
+  check.that(forbidden_id >= -1 && forbidden_id < params.vocab, "forbidden_id: want -1 or a row of weight (",
+             params.vocab, "), got ", forbidden_id);
   params.slots = data<std::int32_t>(slots);
   params.positions = data<std::int32_t>(positions);
   params.temperature = data<float>(temperature);
@@ -90,29 +77,70 @@ void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, 
   params.forbidden_id = forbidden_id;
   params.ids = data<std::int32_t>(ids);
   params.stats = data<float>(stats);
+}
 
-  if constexpr (kHasGpu)
-    if (check.on_gpu()) return row_stats_on_gpu(params, hidden, weight);
-  std::vector<std::unique_ptr<float[]>> scratch(rows);
+void row_stats_on_cpu(const Check& check, RowStatsParams& params, std::int64_t num_slots) {
+  const std::int64_t rows = params.rows, vocab = params.vocab;
+  std::vector<std::unique_ptr<float[]>> filtered_logits(rows);
   std::vector<float*> logits(rows);
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t slot = params.slots[r];
     check.that(slot >= -1 && slot < num_slots, "slots[", r, "]: want -1 or less than ", num_slots, ", got ", slot);
     if (slot < 0 || !filtered(params, slot)) continue;
-    scratch[r].reset(new float[padded_ids(vocab)]);
-    logits[r] = scratch[r].get();
+    filtered_logits[r].reset(new float[padded_ids(vocab)]);
+    logits[r] = filtered_logits[r].get();
   }
   params.parts = vocab_parts(vocab);
-  const std::unique_ptr<LogitStats[]> partial(new LogitStats[rows * params.parts]);
-  params.partial = partial.get();
+  params.partial = reinterpret_cast<LogitStats*>(scratch(rows * params.parts * sizeof(LogitStats)));
   params.logits = logits.data();
 
   const cpu::Kernels& kernels = cpu::kernels();
-  parallel(params.parts, rows * hidden_size * (vocab / params.parts) / kMacsPerElement,
+  parallel(params.parts, rows * params.hidden_size * (vocab / params.parts) / kMacsPerElement,
            [&](std::int64_t begin, std::int64_t end) { kernels.row_stats(params, begin, end); });
   const bool any_filtered = std::any_of(logits.begin(), logits.end(), [](const float* z) { return z != nullptr; });
   parallel(rows, any_filtered ? vocab : params.parts,
            [&](std::int64_t begin, std::int64_t end) { cpu::row_stats_finish(params, begin, end); });
+}
+
+} // namespace
+
+void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, const Tensor& positions,
+               const Tensor& temperature, const Tensor& top_k, const Tensor& top_p, const Tensor& seed,
+               const Tensor& step, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats) {
+  const Check check("edlm::row_stats", hidden);
+  RowStatsParams params{};
+  params.dtype = check.dtype("hidden", hidden);
+  check.dense("hidden", hidden, hidden.scalar_type(), {kAny, kAny});
+  params.rows = hidden.size(0);
+  params.hidden_size = hidden.size(1);
+  check.dense("weight", weight, hidden.scalar_type(), {kAny, params.hidden_size});
+  params.vocab = weight.size(0);
+  params.hidden = data(hidden);
+  params.weight = data(weight);
+  take_arguments(check, params, slots, positions, temperature, top_k, top_p, seed, step, forbidden_id, ids, stats);
+  if constexpr (kHasGpu)
+    if (check.on_gpu()) return row_stats_on_gpu(params, hidden, weight);
+  row_stats_on_cpu(check, params, temperature.size(0));
+}
+
+void row_stats_int8(const Tensor& hidden, const Tensor& hidden_scale, const Tensor& weight, std::int64_t vocab,
+                    const Tensor& slots, const Tensor& positions, const Tensor& temperature, const Tensor& top_k,
+                    const Tensor& top_p, const Tensor& seed, const Tensor& step, std::int64_t forbidden_id,
+                    const Tensor& ids, const Tensor& stats) {
+  const Check check("edlm::row_stats_int8");
+  RowStatsParams params{};
+  check.dense("hidden", hidden, ScalarType::Byte, {kAny, kAny});
+  params.rows = hidden.size(0);
+  params.hidden_size = hidden.size(1);
+  params.vocab = vocab;
+  check_int8_inputs(check, "hidden", params.hidden_size);
+  check.dense("hidden_scale", hidden_scale, ScalarType::Float, {params.rows})
+      .dense("weight", weight, ScalarType::Int, {ceil_div(vocab, kPanel), params.hidden_size / 4 + 2, kPanel});
+  params.hidden = data(hidden);
+  params.hidden_scale = data<float>(hidden_scale);
+  params.weight = data(weight);
+  take_arguments(check, params, slots, positions, temperature, top_k, top_p, seed, step, forbidden_id, ids, stats);
+  row_stats_on_cpu(check, params, temperature.size(0));
 }
 
 } // namespace edlm

@@ -6,8 +6,37 @@ import torch
 
 from .config import ModelConfig
 from .families import TensorNames
-from .linear import PackedLinear
+from .head import Head, Int8Head
+from .linear import QuantizedRows, make_linear
+from .quantization import Int8Weight, concatenate, quantize_weight
 from .transformer import Layer, Transformer
+
+
+class Weights:
+    """A checkpoint's tensors as a model wants them.
+
+    tensors: has tensor(name, shape, dtype) and close(); stored_int8: it holds int8 matrices with scales.
+    quantize: make int8 matrices of all others, too.
+    """
+
+    def __init__(self, tensors, dtype, device, *, stored_int8: bool, quantize: bool):
+        self.tensors, self.dtype, self.device = tensors, dtype, device
+        self.stored_int8, self.quantize = stored_int8, quantize
+
+    def get(self, name: str, *shape: int) -> torch.Tensor:
+        return self.tensors.tensor(name, shape).to(dtype=self.dtype, device=self.device)
+
+    def matrix(self, name: str, *shape: int) -> torch.Tensor | Int8Weight:
+        """The weight of a linear layer, [outputs, inputs]."""
+        if self.stored_int8:
+            scale = self.tensors.tensor(f"{name}_scale", shape[:1]).float()
+            return Int8Weight(self.tensors.tensor(name, shape, torch.int8), scale)
+        return quantize_weight(self.tensors.tensor(name, shape)) if self.quantize else self.get(name, *shape)
+
+    def merged(self, parts: list[tuple[str, int]], inputs: int) -> torch.Tensor | Int8Weight:
+        """Matrices (name, outputs) of the same inputs, one below the other."""
+        matrices = [self.matrix(name, outputs, inputs) for name, outputs in parts]
+        return concatenate(matrices) if isinstance(matrices[0], Int8Weight) else torch.cat(matrices)
 
 
 def load_transformer(
@@ -17,45 +46,60 @@ def load_transformer(
     dtype,
     device="cpu",
     advance: Callable[[], None] = lambda: None,
+    *,
+    stored_int8: bool = False,
+    quantize: bool = False,
 ) -> Transformer:
     """Build the model layer by layer, so that at most one layer exists twice in memory.
 
-    tensors: has tensor(name, shape); advance is called after every layer.
+    tensors: has tensor(name, shape, dtype) and close(), which is called after every layer and lets go of the
+    mapped file; so is advance. stored_int8, quantize: see Weights.
     Raises CheckpointError for a missing or wrong-shaped tensor.
     """
-
-    def get(name: str, *shape: int) -> torch.Tensor:
-        return tensors.tensor(name, shape).to(dtype=dtype, device=device)
-
+    weights = Weights(tensors, dtype, device, stored_int8=stored_int8, quantize=quantize)
+    rows = QuantizedRows(max(config.hidden_size, config.q_size, config.intermediate_size))
     body, hidden = names.body, config.hidden_size
-    embedding = get(f"{body}.embed_tokens.weight", config.vocab_size, hidden)
+    embedding = weights.get(f"{body}.embed_tokens.weight", config.vocab_size, hidden)
+    tensors.close()
     layers = []
     for i in range(config.num_layers):
-        layers.append(_load_layer(config, get, f"{body}.layers.{i}."))
+        layers.append(_load_layer(config, weights, f"{body}.layers.{i}.", rows))
+        tensors.close()
         advance()
-    head = embedding if config.tied_head else get(names.head, config.vocab_size, hidden)
-    return Transformer(config, embedding, layers, get(f"{body}.norm.weight", hidden), head)
+    head = _load_head(config, weights, names, embedding, rows)
+    return Transformer(config, embedding, layers, weights.get(f"{body}.norm.weight", hidden), head)
 
 
-def _load_layer(config: ModelConfig, get, prefix: str) -> Layer:
-    hidden, inner = config.hidden_size, config.intermediate_size
+def _load_head(config: ModelConfig, weights: Weights, names: TensorNames, embedding, rows) -> Head | Int8Head:
+    if config.tied_head and not weights.stored_int8:
+        matrix = quantize_weight(embedding) if weights.quantize else embedding
+    else:  # the int8 head of a tied checkpoint is stored beside the embedding
+        matrix = weights.matrix(names.head, config.vocab_size, config.hidden_size)
+    return Int8Head(matrix, rows) if isinstance(matrix, Int8Weight) else Head(matrix)
+
+
+def _load_layer(config: ModelConfig, weights: Weights, prefix: str, rows: QuantizedRows) -> Layer:
+    hidden, inner, get = config.hidden_size, config.intermediate_size, weights.get
     attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
     sizes = {"q": config.q_size, "k": config.kv_size, "v": config.kv_size}
 
     def norm(name: str):
         return get(f"{attention}{name}.weight", config.head_dim) if config.qk_norm else None
 
-    qkv = [get(f"{attention}{p}_proj.weight", n, hidden) for p, n in sizes.items()]
-    gate_up = [get(f"{mlp}{p}_proj.weight", inner, hidden) for p in ("gate", "up")]
+    def linear(name: str, outputs: int, inputs: int):
+        return make_linear(weights.matrix(name, outputs, inputs), rows)
+
+    qkv = weights.merged([(f"{attention}{p}_proj.weight", n) for p, n in sizes.items()], hidden)
+    gate_up = weights.merged([(f"{mlp}{p}_proj.weight", inner) for p in ("gate", "up")], hidden)
     bias = [get(f"{attention}{p}_proj.bias", n) for p, n in sizes.items()] if config.qkv_bias else None
     return Layer(
         input_norm=get(f"{prefix}input_layernorm.weight", hidden),
-        qkv=PackedLinear(torch.cat(qkv)),
+        qkv=make_linear(qkv, rows),
         qkv_bias=None if bias is None else torch.cat(bias),
         q_norm=norm("q_norm"),
         k_norm=norm("k_norm"),
-        attention_out=PackedLinear(get(f"{attention}o_proj.weight", hidden, config.q_size)),
+        attention_out=linear(f"{attention}o_proj.weight", hidden, config.q_size),
         mlp_norm=get(f"{prefix}post_attention_layernorm.weight", hidden),
-        gate_up=PackedLinear(torch.cat(gate_up)),
-        down=PackedLinear(get(f"{mlp}down_proj.weight", hidden, inner)),
+        gate_up=make_linear(gate_up, rows),
+        down=linear(f"{mlp}down_proj.weight", hidden, inner),
     )

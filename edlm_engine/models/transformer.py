@@ -8,7 +8,8 @@ from .. import ops
 from ..forward import ForwardInputs
 from ..kv_cache import PagedKVCache
 from .config import ModelConfig
-from .linear import PackedLinear
+from .head import Head, Int8Head
+from .linear import Linear
 
 
 @dataclass(slots=True)
@@ -16,34 +17,42 @@ class Layer:
     """The weights of one layer; q, k, v and gate, up are merged into one matrix each."""
 
     input_norm: torch.Tensor  # [hidden]
-    qkv: PackedLinear  # [q_size + 2 kv_size, hidden]
+    qkv: Linear  # [q_size + 2 kv_size, hidden]
     qkv_bias: torch.Tensor | None  # [q_size + 2 kv_size]
     q_norm: torch.Tensor | None  # [head_dim]
     k_norm: torch.Tensor | None  # [head_dim]
-    attention_out: PackedLinear  # [hidden, q_size]
+    attention_out: Linear  # [hidden, q_size]
     mlp_norm: torch.Tensor  # [hidden]
-    gate_up: PackedLinear  # [2 intermediate, hidden]
-    down: PackedLinear  # [hidden, intermediate]
+    gate_up: Linear  # [2 intermediate, hidden]
+    down: Linear  # [hidden, intermediate]
+
+
+def activation_widths(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of a row of every activation of a forward."""
+    return {
+        "hidden": (config.hidden_size,),
+        "normed": (config.hidden_size,),
+        "qkv": (config.q_size + 2 * config.kv_size,),
+        "q": (config.num_heads, config.head_dim),
+        "attended": (config.num_heads, config.head_dim),
+        "gate_up": (2 * config.intermediate_size,),
+        "activated": (config.intermediate_size,),
+        "delta": (config.hidden_size,),
+    }
 
 
 class Workspace:
-    """Activations of one forward, kept between forwards and grown when more rows come."""
+    """Buffers of rows, kept between forwards and grown when more rows come."""
 
-    def __init__(self, config: ModelConfig, dtype, device):
-        self._widths = {
-            "hidden": (config.hidden_size,),
-            "normed": (config.hidden_size,),
-            "q": (config.num_heads, config.head_dim),
-            "attended": (config.num_heads, config.head_dim),
-            "activated": (config.intermediate_size,),
-        }
+    def __init__(self, widths: dict[str, tuple[int, ...]], dtype, device):
+        self._widths = widths
         self._options = {"dtype": dtype, "device": device}
         self._buffers: dict[str, torch.Tensor] = {}
         self._capacity = 0
 
     def rows(self, count: int) -> dict[str, torch.Tensor]:
         """The buffers' first `count` rows, contents undefined."""
-        if count > self._capacity:
+        if count > self._capacity or not self._buffers:
             self._capacity = 1 << (count - 1).bit_length()
             self._buffers = {
                 name: torch.empty(self._capacity, *width, **self._options)
@@ -55,13 +64,18 @@ class Workspace:
 class Transformer:
     """Weights and forward pass.
 
-    embedding: [vocab, hidden]; head: [vocab, hidden], the same tensor if tied.
+    embedding: [vocab, hidden].
     """
 
-    def __init__(self, config: ModelConfig, embedding, layers: list[Layer], final_norm, head):
+    def __init__(
+        self, config: ModelConfig, embedding, layers: list[Layer], final_norm, head: Head | Int8Head
+    ):
         self.config = config
         self.embedding, self.layers, self.final_norm, self.head = embedding, layers, final_norm, head
-        self._workspace = Workspace(config, embedding.dtype, embedding.device)
+        widths = activation_widths(config)
+        head_widths = {name: widths[name] for name in ("hidden", "delta", "normed")}
+        self._workspace = Workspace(widths, embedding.dtype, embedding.device)
+        self._head_workspace = Workspace(head_widths, embedding.dtype, embedding.device)
         self._rope = rope_table(config).to(embedding.device)
 
     def forward(self, inputs: ForwardInputs, cache: PagedKVCache) -> torch.Tensor:
@@ -76,24 +90,24 @@ class Transformer:
             keys, values = cache.keys[i], cache.values[i]
             ops.rms_norm(x, delta, layer.input_norm, config.rms_norm_eps, normed)
             ops.qkv_prepare(
-                layer.qkv(normed), layer.qkv_bias, layer.q_norm, layer.k_norm, self._rope,
+                layer.qkv(normed, buffers["qkv"]), layer.qkv_bias, layer.q_norm, layer.k_norm, self._rope,
                 inputs.slots, inputs.positions, cache.page_table, keys, values, q, config.rms_norm_eps,
             )  # fmt: skip
             ops.block_attention(q, keys, values, inputs.query_blocks, cache.page_table, scale, attended)
-            delta = layer.attention_out(attended.view(len(x), -1))
+            delta = layer.attention_out(attended.view(len(x), -1), buffers["delta"])
             ops.rms_norm(x, delta, layer.mlp_norm, config.rms_norm_eps, normed)
-            ops.silu_mul(layer.gate_up(normed), buffers["activated"])
-            delta = layer.down(buffers["activated"])
+            ops.silu_mul(layer.gate_up(normed, buffers["gate_up"]), buffers["activated"])
+            delta = layer.down(buffers["activated"], buffers["delta"])
         return self._final_norm(x, delta, inputs.head_rows)
 
     def _final_norm(self, x, delta, head_rows) -> torch.Tensor:
-        selected = x.index_select(0, head_rows)
-        out = torch.empty_like(selected)
-        if len(selected):
-            ops.rms_norm(
-                selected, delta.index_select(0, head_rows), self.final_norm, self.config.rms_norm_eps, out
-            )
-        return out
+        buffers = self._head_workspace.rows(len(head_rows))
+        selected, normed = buffers["hidden"], buffers["normed"]
+        if len(head_rows):
+            torch.index_select(x, 0, head_rows, out=selected)
+            torch.index_select(delta, 0, head_rows, out=buffers["delta"])
+            ops.rms_norm(selected, buffers["delta"], self.final_norm, self.config.rms_norm_eps, normed)
+        return normed
 
 
 def rope_table(config: ModelConfig) -> torch.Tensor:
