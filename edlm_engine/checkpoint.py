@@ -136,18 +136,27 @@ class Checkpoint:
                 f"{path}: truncated or no safetensors file: {_first_line(error)}"
             ) from error
 
-    def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The memory-mapped tensor `name` of `shape`, and of `dtype` or else any float type."""
+    @property
+    def tensor_names(self) -> list[str]:
+        """Names of all tensors; none without them."""
+        return list(self._files)
+
+    def tensor(
+        self, name: str, shape: tuple[int, ...] | None = None, dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """The memory-mapped tensor `name`; raises unless it has `shape` (None: any), and `dtype` (None: any
+        float type)."""
         path = self._files.get(name)
         if path is None:
-            raise CheckpointError(f"{self.folder}: tensor {name!r} of shape {list(shape)} is missing")
+            wanted = f" of shape {list(shape)}" if shape else ""
+            raise CheckpointError(f"{self.folder}: tensor {name!r}{wanted} is missing")
         if path not in self._handles:
             self._handles[path] = self._open(path)
         try:
             tensor = self._handles[path].get_tensor(name)
         except SafetensorError as error:
             raise CheckpointError(f"{path}: cannot read {name!r}: {_first_line(error)}") from error
-        if tuple(tensor.shape) != shape:
+        if shape is not None and tuple(tensor.shape) != shape:
             got, want = list(tensor.shape), list(shape)
             raise CheckpointError(f"{path}: {name!r} has shape {got}; config.json asks for {want}")
         if tensor.dtype != dtype if dtype else not tensor.is_floating_point():

@@ -39,7 +39,8 @@ class Engine:
     kv_cache_tokens: bound on the positions of all running sequences together; None takes room for
         max_batch_size sequences of up to 4096 positions, within a quarter of the available memory, or on a
         GPU within what the weights leave.
-    num_threads: of the stepping thread; None keeps torch's setting.
+    num_threads: of the stepping thread; None: torch's setting, but no more than there are physical cores to
+        use, by affinity and cgroup. They sleep between steps, and tokens do not depend on their number.
 
     Raises CheckpointError for a folder that cannot be used, ValueError for bad arguments, and on a GPU
     torch.OutOfMemoryError, which says how much is needed and how much is free.

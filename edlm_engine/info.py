@@ -7,6 +7,7 @@ import torch
 from . import __version__, gpu, ops
 from .checkpoint import Checkpoint, bundled_models, resolve
 from .loading import choose_device, choose_dtype
+from .machine import default_threads
 
 
 def build_rows() -> list[tuple[str, str]]:
@@ -24,8 +25,7 @@ def build_rows() -> list[tuple[str, str]]:
         ("CUDA kernels", cuda),
         ("default device", device),
         ("default dtype", choose_dtype("auto", device)),
-        ("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores"),
-        ("OpenMP waits", os.environ.get("OMP_WAIT_POLICY", "spinning").lower()),
+        ("threads", f"{min(torch.get_num_threads(), default_threads())} of {os.cpu_count()} processors"),
         ("bundled models", ", ".join(bundled_models()) or "none"),
     ]
 
@@ -45,6 +45,7 @@ def model_rows(model: str) -> list[tuple[str, str]]:
         ),
         ("heads", f"{config.num_heads} query, {config.num_kv_heads} key/value, size {config.head_dim}"),
         ("switches", ", ".join(name for name, on in switches.items() if on) or "none"),
+        ("quantization", checkpoint.quantization or "none"),
         ("vocabulary", f"{config.vocab_size:,}"),
         ("positions", f"{config.max_positions:,}"),
         ("eos ids", ", ".join(map(str, decoding.eos_token_ids)) or "none"),

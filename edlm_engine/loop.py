@@ -6,6 +6,7 @@ from collections import deque
 import torch
 
 from .errors import EngineClosedError
+from .machine import default_threads
 from .runner import Runner
 from .scheduler import Request, Scheduler
 
@@ -20,7 +21,7 @@ class EngineLoop:
         self._scheduler, self._runner = scheduler, runner
         # torch hands the last setting of any thread to new ones: without a number of its own, one engine's
         # thread would take over another engine's
-        self._num_threads = num_threads or torch.get_num_threads()
+        self._num_threads = num_threads or min(torch.get_num_threads(), default_threads())
         self._inbox: deque[Request] = deque()
         self._wake = threading.Condition()
         self._closed = False

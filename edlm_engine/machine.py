@@ -18,3 +18,21 @@ def available_memory() -> int:
     except (OSError, ValueError):
         return free
     return free if limit == "max" else max(0, min(free, int(limit) - used))
+
+
+def default_threads() -> int:
+    """Threads that pay: the physical cores that this process may use, within the cgroup's share of time."""
+    cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = {_core(cpu) for cpu in cpus}
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        quota, period = "max", "0"
+    allowed = len(cores) if quota == "max" else max(1, round(int(quota) / int(period)))
+    return min(len(cores), allowed)
+
+
+def _core(cpu: int) -> str:
+    """What the hardware threads of one core have in common."""
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    return path.read_text().strip() if path.exists() else str(cpu)

@@ -26,6 +26,20 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     return gate * torch.sigmoid(gate) * up
 
 
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """q uint8 [rows, columns], 128 being 0, and scale fp32 [rows]."""
+    x = x.float()
+    largest = x.abs().amax(1)
+    inverse = torch.where(largest > 0, torch.tensor(127.0) / largest, 0.0)  # a number / x is not rounded once
+    return ((x * inverse[:, None]).round() + 128).to(torch.uint8), largest / 127
+
+
+def int8_linear(q: Tensor, q_scale: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """fp32 [rows, outputs] of quantised rows and an int8 weight [outputs, inputs] with scales [outputs]."""
+    sums = (q.double() - 128) @ weight.double().T  # exact
+    return sums.float() * (scale * q_scale[:, None])
+
+
 def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
     """x: [rows, heads, D]; cos_sin: [rows, D]. The halves (a, b) of a head become (a cos - b sin, b cos + a
     sin)."""

@@ -9,12 +9,13 @@ import pytest
 import torch
 from op_cases import ATTENTION_CASES, STATS_CASES, Cache, QkvCase, StatsCase, tensor, unmask_state
 
-from edlm_engine import ops
+from edlm_engine import ops, reference
+from edlm_engine.models.quantization import quantize_weight
 
 HERE = Path(__file__).parent
 OP_TESTS = [
     HERE / f"test_{name}.py"
-    for name in ("rms_norm", "silu_mul", "qkv_prepare", "block_attention", "row_stats")
+    for name in ("rms_norm", "silu_mul", "qkv_prepare", "block_attention", "row_stats", "linear")
 ]
 
 
@@ -34,6 +35,18 @@ def arguments(op: str) -> dict:
         inputs = case.inputs(torch.float32)
         caches = {name: inputs[name].nan_to_num() for name in ("k_cache", "v_cache")}
         return inputs | caches | {"scale": case.scale, "out": torch.zeros(case.rows, case.heads, 64)}
+    if op == "quantize_rows":
+        x = tensor((133, 1024), torch.float32, 0)
+        return {"x": x, "q": torch.zeros(x.shape, dtype=torch.uint8), "scale": torch.zeros(133)}
+    if op == "linear":
+        weight = ops.pack_int8_weight(*quantize_weight(tensor((999, 512), torch.float32, 1)))
+        q = torch.arange(20 * 512).view(20, 512).remainder(255).to(torch.uint8) + 1
+        return {"x": q, "x_scale": torch.linspace(0.1, 1, 20), "weight": weight, "out": torch.zeros(20, 999)}
+    if op == "row_stats_int8":
+        inputs = arguments("row_stats")
+        weight = ops.pack_int8_weight(*quantize_weight(inputs["weight"]))
+        q, scale = reference.quantize_rows(inputs["hidden"])
+        return inputs | {"hidden": q, "hidden_scale": scale, "weight": weight, "vocab": 9001}
     if op == "row_stats":
         inputs = StatsCase(19, 64, 9001, temperature=0.8).inputs(torch.float32)
         return inputs | {"ids": torch.zeros(19, 2, dtype=torch.int32), "stats": torch.zeros(19, 5)}
@@ -41,7 +54,18 @@ def arguments(op: str) -> dict:
 
 
 ALL_OPS = pytest.mark.parametrize(
-    "op", ["rms_norm", "silu_mul", "qkv_prepare", "block_attention", "row_stats", "unmask"]
+    "op",
+    [
+        "rms_norm",
+        "silu_mul",
+        "quantize_rows",
+        "linear",
+        "qkv_prepare",
+        "block_attention",
+        "row_stats",
+        "row_stats_int8",
+        "unmask",
+    ],
 )
 
 

@@ -107,6 +107,9 @@ def _model_config(reader: ConfigReader, tensor_names, base: str) -> ModelConfig:
     head_dim = reader.size("head_dim", hidden // heads)
     if head_dim % 16:
         raise reader.error(f"head_dim {head_dim} is no multiple of 16; the kernels need one")
+    for key in ("hidden_size", "intermediate_size"):
+        if reader.size(key) % 4:
+            raise reader.error(f"{key} {reader.size(key)} is no multiple of 4; the kernels need one")
     activation = reader.get("hidden_act", str, "silu")
     if activation != "silu":
         raise reader.error(f"hidden_act is {activation!r}; only 'silu' has a kernel")

@@ -71,10 +71,11 @@ def load_transformer(
 
 
 def _load_head(config: ModelConfig, weights: Weights, names: TensorNames, embedding, rows) -> Head | Int8Head:
-    if config.tied_head and not weights.stored_int8:
-        matrix = quantize_weight(embedding) if weights.quantize else embedding
-    else:  # the int8 head of a tied checkpoint is stored beside the embedding
-        matrix = weights.matrix(names.head, config.vocab_size, config.hidden_size)
+    tied = config.tied_head and not weights.stored_int8  # an int8 head lies beside its embedding
+    if tied and not weights.quantize:
+        return Head(embedding)
+    name = f"{names.body}.embed_tokens.weight" if tied else names.head
+    matrix = weights.matrix(name, config.vocab_size, config.hidden_size)
     return Int8Head(matrix, rows) if isinstance(matrix, Int8Weight) else Head(matrix)
 
 

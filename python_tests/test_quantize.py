@@ -1,0 +1,117 @@
+"""int8 engines: quantised while loading or before, and what a quantised checkpoint must look like."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from checkpoints import config_dict, random_weights, write_ar_checkpoint, write_checkpoint
+from op_cases import assert_close
+from safetensors.torch import load_file, save_file
+
+from edlm_engine import CheckpointError, Engine
+from edlm_engine.checkpoint import ASSETS
+from edlm_engine.quantize import quantize_checkpoint
+
+PROMPT = [3, 14, 15, 92, 65]
+PARAMS = {"max_new_tokens": 40, "threshold": 0.6, "ignore_eos": True}
+
+
+@pytest.fixture(scope="module", params=["qwen3", "qwen2"])
+def folder(request, tmp_path_factory):
+    """Tied and untied."""
+    return write_checkpoint(tmp_path_factory.mktemp(request.param) / "checkpoint", config_dict(request.param))
+
+
+def generate(folder, **options):
+    with Engine(folder, **options) as engine:
+        return engine.generate(PROMPT, **PARAMS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_quantised_before_is_quantised_while_loading(folder, tmp_path, dtype):
+    out = quantize_checkpoint(folder, tmp_path / "int8", shard_bytes=10_000)
+    assert len(list(out.glob("*.safetensors"))) > 3
+    assert not list(tmp_path.glob("*.partial"))
+    before, while_loading = generate(out, dtype=dtype), generate(folder, dtype=dtype, quantization="int8")
+    assert before.token_ids == while_loading.token_ids
+    assert before.confidences == while_loading.confidences
+    assert generate(out, dtype=dtype, quantization="int8").token_ids == before.token_ids
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_int8_is_near_the_model(dtype):
+    """On the bundled model's examples: the same texts, and every confidence within 0.05."""
+    prompts = [e["prompt"] for e in json.loads((ASSETS / "edlm-tiny" / "examples.json").read_text())]
+    results = []
+    for options in ({"dtype": "float32"}, {"dtype": dtype, "quantization": "int8"}):
+        with Engine("edlm-tiny", **options) as engine:
+            results.append(engine.generate(prompts, threshold=None, max_new_tokens=96))
+    for exact, int8 in zip(*results, strict=True):
+        assert exact.token_ids == int8.token_ids
+        assert_close(torch.tensor(int8.confidences), torch.tensor(exact.confidences), 0, 0.05)
+
+
+def test_files_and_tensors(folder, tmp_path):
+    out = quantize_checkpoint(folder, tmp_path / "int8")
+    assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+    old, new = load_file(folder / "model.safetensors"), load_file(next(out.glob("*.safetensors")))
+    down = "model.layers.1.mlp.down_proj.weight"
+    assert new[down].dtype == torch.int8
+    step = new[f"{down}_scale"][:, None]
+    assert bool(((new[down] * step - old[down]).abs() <= step * 0.501).all())
+    assert torch.equal(new["model.embed_tokens.weight"], old["model.embed_tokens.weight"])
+    assert new["lm_head.weight"].dtype == torch.int8
+    assert json.loads((out / "config.json").read_text())["quantization_config"] == {
+        "quant_method": "edlm_int8"
+    }
+
+
+def test_autoregressive_checkpoints_too(tmp_path):
+    base = write_ar_checkpoint(tmp_path / "base")
+    out = quantize_checkpoint(base, tmp_path / "int8")
+    assert generate(out).token_ids == generate(base, quantization="int8").token_ids
+
+
+def test_refused(folder, tmp_path, monkeypatch):
+    out = quantize_checkpoint(folder, tmp_path / "int8")
+    with pytest.raises(CheckpointError, match="is quantised already"):
+        quantize_checkpoint(out, tmp_path / "again")
+    with pytest.raises(ValueError, match="is there already"):
+        quantize_checkpoint(folder, out)
+    with pytest.raises(ValueError, match="quantization must be one of int8, got 'int4'"):
+        Engine(folder, quantization="int4")
+    monkeypatch.setattr("edlm_engine.loading.choose_device", lambda *_: "cuda")
+    with pytest.raises(ValueError, match="quantization='int8' runs on the CPU only"):
+        Engine(out)
+
+
+def test_bad_quantised_checkpoints(folder, tmp_path):
+    out = quantize_checkpoint(folder, tmp_path / "int8")
+    file = next(out.glob("*.safetensors"))
+    tensors, name = load_file(file), "model.layers.0.mlp.up_proj.weight"
+    config = json.loads((out / "config.json").read_text())
+
+    def broken(message, changed, key=None):
+        save_file(changed, file)
+        if key:
+            (out / "config.json").write_text(json.dumps(config | {"quantization_config": key}))
+        with pytest.raises(CheckpointError, match=message):
+            Engine(out)
+
+    broken(f"'{name}' has dtype torch.float32; torch.int8 is needed", tensors | {name: tensors[name].float()})
+    scale = f"{name}_scale"
+    broken(f"'{scale}' has shape \\[95\\]", tensors | {scale: tensors[scale][:95].clone()})
+    broken("has the method 'gptq'; only 'edlm_int8' is known", tensors, {"quant_method": "gptq"})
+    shutil.rmtree(out)
+
+
+def test_weights_that_are_not_finite(tmp_path):
+    config = config_dict()
+    weights = random_weights(config)
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name][3, 4] = torch.nan
+    folder = write_checkpoint(tmp_path / "checkpoint", config, weights)
+    with pytest.raises(CheckpointError, match=f"tensor '{name}' holds NaN"):
+        quantize_checkpoint(folder, tmp_path / "int8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
