@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: help demo test bench clean
+.PHONY: help demo test bench compare clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -23,6 +23,19 @@ bench: .venv/.installed ## benchmarks of the ops, single-threaded; bench/record.
 	@mkdir -p build
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest bench -s --benchmark-enable --benchmark-columns=median,iqr,rounds \
 	  --benchmark-json=build/bench.json
+
+compare: .venv/.installed build/compare/.installed ## beside transformers and llama.cpp (ARGS=--quick: 10 minutes)
+	@PYTHONPATH=. build/compare/venv/bin/python bench/compare/run.py $(ARGS)
+
+# An environment of their own: they must not bend ours.
+build/compare/.installed: Makefile
+	@test -x build/compare/venv/bin/python || $(PYTHON) -m venv build/compare/venv
+	@echo "Installing the alternatives (llama.cpp is compiled: ten minutes the first time)"
+	@build/compare/venv/bin/python -m pip install --disable-pip-version-check --quiet "$(TORCH)" numpy transformers \
+	  matplotlib sentencepiece jinja2 typer gguf==0.19.0
+	@CMAKE_ARGS="-DGGML_NATIVE=ON $$CMAKE_ARGS" build/compare/venv/bin/python -m pip install \
+	  --disable-pip-version-check --quiet llama-cpp-python==0.3.36
+	@touch $@
 
 clean: ## remove what was built (the virtual environment stays)
 	rm -rf build dist *.egg-info edlm_engine/*.so .venv/.installed

@@ -9,9 +9,9 @@ namespace edlm {
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // Work of an item is counted in elements read or written; a core does some kMacsPerElement multiply-adds of a matrix
-// product in that time. Below about kGrain elements (some 20 microseconds) a second thread costs more than it brings.
+// product in that time. Below about kGrain elements (some 10 microseconds) a second thread costs more than it brings.
 constexpr std::int64_t kMacsPerElement = 32;
-constexpr std::int64_t kGrain = 1 << 16;
+constexpr std::int64_t kGrain = 1 << 15;
 
 constexpr std::int64_t grain_size(std::int64_t cost_per_item) {
   return std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, cost_per_item));

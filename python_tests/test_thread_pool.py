@@ -1,5 +1,6 @@
 """The threads under the ops: right results from any number of them, and none of them awake for nothing."""
 
+import os
 import subprocess
 import sys
 import time
@@ -10,7 +11,6 @@ import torch
 from op_cases import tensor
 
 from edlm_engine import Engine, machine, ops
-
 
 X, WEIGHT = tensor((16, 512), torch.float32, 0), ops.pack_weight(tensor((2000, 512), torch.float32, 1))
 
@@ -40,6 +40,26 @@ def test_idle_threads_sleep(threads):
     before = time.process_time()
     time.sleep(0.4)
     assert time.process_time() - before < 0.1
+
+
+def test_all_ops_share_the_threads_of_their_caller(threads):
+    def count() -> int:
+        return len(os.listdir("/proc/self/task"))
+
+    def run():  # in a thread of its own, which takes its pool along
+        torch.set_num_threads(3)
+        before = count()
+        for _ in range(3):
+            product(3)
+            ops.silu_mul(torch.zeros(64, 8192), torch.zeros(64, 4096))
+            ops.quantize_rows(
+                torch.zeros(64, 8192), torch.zeros(64, 8192, dtype=torch.uint8), torch.zeros(64)
+            )
+        return count() - before
+
+    torch.zeros(1 << 20).sum()  # torch's own threads are there beforehand
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run).result() <= 2
 
 
 def test_many_short_ops(threads):

@@ -10,7 +10,7 @@ namespace edlm::cpu {
 namespace {
 
 // To wake a sleeping thread takes some 50 microseconds, as long as a small op: a forward's next op comes sooner.
-constexpr std::chrono::microseconds kSpin{60};
+constexpr std::chrono::microseconds kSpin{100};
 
 template <class Condition>
 bool spin_until(const Condition& met) {
@@ -40,50 +40,47 @@ void ThreadPool::Job::take() {
 void ThreadPool::share(Job& job, std::int64_t threads) {
   if (static_cast<std::int64_t>(workers_.size()) + 1 != threads || process_ != getpid())
     resize(static_cast<std::size_t>(threads));
-  {
-    const std::lock_guard lock(mutex_);
-    job_ = &job;
-    ++posted_;
-  }
-  wake_.notify_all();
+  job_ = &job;
+  post();
   job.take();
-  {
-    const std::lock_guard lock(mutex_);
-    job_ = nullptr; // who has not woken up yet is not waited for
-  }
-  if (!spin_until([&] { return inside_ == 0; })) {
-    std::unique_lock lock(mutex_);
-    left_.wait(lock, [&] { return inside_ == 0; });
-  }
+  job_ = nullptr; // who has not joined by now is not waited for
+  wait_for_workers();
   if (job.error) std::rethrow_exception(job.error);
 }
 
-bool ThreadPool::wait_for_job(std::uint64_t seen) {
-  if (!spin_until([&] { return posted_ != seen; })) {
-    std::unique_lock lock(mutex_);
-    wake_.wait(lock, [&] { return posted_ != seen; });
-  }
-  const std::lock_guard lock(mutex_);
-  return !stop_;
+void ThreadPool::post() {
+  ++posted_;
+  if (asleep_ == 0) return;
+  { const std::lock_guard lock(mutex_); } // a worker between its last look and its sleep is let go on to it
+  wake_.notify_all();
+}
+
+void ThreadPool::wait_for_post(std::uint64_t seen) {
+  if (spin_until([&] { return posted_ != seen; })) return;
+  std::unique_lock lock(mutex_);
+  ++asleep_;
+  wake_.wait(lock, [&] { return posted_ != seen; });
+  --asleep_;
+}
+
+void ThreadPool::wait_for_workers() {
+  if (spin_until([&] { return inside_ == 0; })) return;
+  std::unique_lock lock(mutex_);
+  caller_asleep_ = true;
+  left_.wait(lock, [&] { return inside_ == 0; });
+  caller_asleep_ = false;
 }
 
 void ThreadPool::serve() {
-  std::uint64_t seen = 0;
-  while (wait_for_job(seen)) {
-    Job* job;
-    {
-      const std::lock_guard lock(mutex_);
-      seen = posted_;
-      job = job_;
-      if (job) ++inside_;
+  for (std::uint64_t seen = 0; !stop_;) {
+    wait_for_post(seen);
+    seen = posted_;
+    ++inside_; // before the look: the caller takes job_ away before it counts
+    if (Job* job = job_) job->take();
+    if (--inside_ == 0 && caller_asleep_) {
+      { const std::lock_guard lock(mutex_); }
+      left_.notify_one();
     }
-    if (!job) continue;
-    job->take();
-    {
-      const std::lock_guard lock(mutex_); // the caller must not miss it between its look and its sleep
-      --inside_;
-    }
-    left_.notify_one();
   }
 }
 
@@ -93,14 +90,10 @@ void ThreadPool::resize(std::size_t threads) {
     new (&mutex_) std::mutex;
     new (&wake_) std::condition_variable;
     new (&left_) std::condition_variable;
-    inside_ = 0;
+    inside_ = asleep_ = 0;
   } else {
-    {
-      const std::lock_guard lock(mutex_);
-      stop_ = true;
-      ++posted_;
-    }
-    wake_.notify_all();
+    stop_ = true;
+    post();
     for (auto& worker : workers_) worker.join();
   }
   workers_.clear();

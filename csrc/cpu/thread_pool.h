@@ -44,18 +44,25 @@ class ThreadPool {
   };
 
   void share(Job& job, std::int64_t threads);
+  void post();
+  void wait_for_workers();
+  void wait_for_post(std::uint64_t seen);
   void resize(std::size_t threads); // this one included
   void serve();
-  bool wait_for_job(std::uint64_t seen);
 
   std::vector<std::thread> workers_;
   std::int64_t process_ = 0; // a forked child has the pool's memory but none of its threads
+
+  // Nobody who is awake takes the mutex: to be put to sleep by it would cost more than most jobs. Whoever is about to
+  // sleep says so before a last look; who changes something looks for sleepers afterwards.
+  std::atomic<Job*> job_{nullptr};       // null: nothing to join
+  std::atomic<int> inside_{0};           // workers that may hold job_
+  std::atomic<std::uint64_t> posted_{0}; // changes with every job, and at the end
+  std::atomic<bool> stop_{false};
+  std::atomic<int> asleep_{0};           // workers
+  std::atomic<bool> caller_asleep_{false};
   std::mutex mutex_;
   std::condition_variable wake_, left_;
-  std::atomic<std::uint64_t> posted_{0}; // changes with every job, and at the end
-  std::atomic<int> inside_{0};           // workers that hold job_
-  Job* job_ = nullptr;                   // null: nothing to join
-  bool stop_ = false;
 };
 
 } // namespace edlm::cpu

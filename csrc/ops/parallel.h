@@ -9,6 +9,12 @@
 
 namespace edlm {
 
+// The threads of the calling thread: one pool for all ops.
+inline cpu::ThreadPool& thread_pool() {
+  thread_local cpu::ThreadPool pool;
+  return pool;
+}
+
 // Calls work(begin, end) for ranges of [0, items) on threads of the caller's own, as many as torch's setting for it says;
 // little work stays on the caller's.
 template <class Work>
@@ -19,9 +25,8 @@ void parallel(std::int64_t items, std::int64_t cost_per_item, const Work& work) 
     if (items > 0) work(std::int64_t{0}, items);
     return;
   }
-  thread_local cpu::ThreadPool pool;
   // ranges small enough that a thread which another process slows down holds up the end but little
-  pool.run(items, std::max(least, items / (8 * threads)), threads, work);
+  thread_pool().run(items, std::max(least, items / (8 * threads)), threads, work);
 }
 
 // Memory for the ranges of one op, kept by each thread and at least as large as asked for.
