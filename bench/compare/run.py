@@ -40,8 +40,8 @@ def jobs(quick: bool) -> list[dict]:
                       "module": module, "job": {"what": kind.split()[0], **options, **job}})  # fmt: skip
 
     settings = [("0.6B", 256, 2)] if quick else [
-        ("0.6B", 256, 2), ("1.7B", 256, 2), ("0.6B", 2048, 2), ("1.7B", 2048, 2), ("0.6B", 256, 1),
-        ("1.7B", 256, 1),
+        ("0.6B", 256, 2), ("1.7B", 256, 2), ("0.6B", 256, 1), ("0.6B", 2048, 2), ("1.7B", 256, 1),
+        ("1.7B", 2048, 2),
     ]  # fmt: skip
     add("peaks", "machine", "2 threads", module="peaks", threads=2)
     add("peaks", "machine", "1 thread", module="peaks", threads=1)
