@@ -7,56 +7,13 @@ here, and the time per forward is what is measured. Columns beside the time (pri
 
 import json
 import statistics
-import time
 
 import pytest
 from shapes import write_config
 
 from edlm_engine import Engine
 from edlm_engine.checkpoint import ASSETS
-
-
-class Meter:
-    """Times an engine's forwards from inside: `forward` is the model alone, `step` adds head and unmask."""
-
-    def __init__(self, engine: Engine):
-        self.engine = engine
-        self.times: dict[str, list[float]] = {"forward": [], "step": []}
-        self.rounds: list[dict[str, float]] = []
-        runner = engine._loop._runner
-        runner.model.forward = self._timed("forward", runner.model.forward)
-        runner.step = self._timed("step", runner.step)
-
-    def _timed(self, name: str, call):
-        def timed(*arguments):
-            start = time.perf_counter()
-            result = call(*arguments)
-            self.times[name].append(time.perf_counter() - start)
-            return result
-
-        return timed
-
-    def run(self, prompts, **params):
-        """One round: all prompts in one batch, to the end."""
-        for times in self.times.values():
-            times.clear()
-        start = time.perf_counter()
-        results = self.engine.generate(prompts, **params)
-        seconds = time.perf_counter() - start
-        forward, step, forwards = sum(self.times["forward"]), sum(self.times["step"]), len(self.times["step"])
-        tokens, nfe = sum(len(r.token_ids) for r in results), sum(r.nfe for r in results)
-        self.rounds.append(
-            {
-                "tokens_per_s": tokens / seconds,
-                "forwards_per_s": forwards / seconds,
-                "tokens_per_forward": tokens / nfe,
-                "ms_per_forward": 1e3 * statistics.median(self.times["forward"]),
-                "prompt_tokens_per_s": sum(len(r.prompt_token_ids) for r in results) / seconds,
-                "head_and_unmask_share": (step - forward) / seconds,
-                "scheduler_and_python_share": 1 - step / seconds,
-                "outside_forward_share": 1 - forward / seconds,
-            }
-        )
+from edlm_engine.metering import Meter
 
 
 @pytest.fixture
@@ -64,9 +21,11 @@ def report(benchmark, request):
     """report(meter, prompts, columns, rounds=…, **params): benchmarks meter.run and notes the medians."""
 
     def run(meter: Meter, prompts, *columns: str, rounds: int, **params):
-        meter.rounds.clear()
-        benchmark.pedantic(meter.run, (prompts,), params, rounds=rounds, warmup_rounds=1)
-        measured = meter.rounds[1:] or meter.rounds  # without the warm-up
+        measured = []
+        benchmark.pedantic(
+            lambda: measured.append(meter.run(prompts, **params)), rounds=rounds, warmup_rounds=1
+        )
+        measured = measured[1:] or measured  # without the warm-up
         for name in columns:
             benchmark.extra_info[name] = round(statistics.median(r[name] for r in measured), 4)
         benchmark.extra_info["dtype"] = meter.engine.dtype

@@ -84,9 +84,10 @@ struct QueryBlock {
 };
 
 // One tile of a query block: packed rows [first, first + count) of one kv head. Packed row i is row i / group of
-// the block and head i % group of the kv head's group of query heads.
+// the block and head i % group of the kv head's group of query heads. Of `splits` parts of the keys this is the one from
+// first_key on; its results are the rows [partial, partial + count), those of the next part follow.
 struct AttentionTile {
-  std::int32_t block, kv_head, first, count;
+  std::int32_t block, kv_head, first, count, splits, first_key, partial;
 };
 
 struct BlockAttentionParams {
@@ -96,6 +97,7 @@ struct BlockAttentionParams {
   const void* q;              // T [rows, heads, head_dim]
   const QueryBlock* blocks;   // [n]
   const AttentionTile* tiles; // the work items
+  float* partial;             // CPU: [partial rows, head_dim + 2]: output times sum, maximum, sum
   PagedCache cache;
   void* out;                  // T [rows, heads, head_dim]
   // CUDA only:

@@ -29,6 +29,14 @@ constexpr std::int64_t kRowTile = 64;
 constexpr std::int64_t kKeyTile = 128;
 constexpr std::int64_t kKeyGroup = 16;
 
+// Keys of a work item at most, a multiple of kKeyTile. Fewer heads than threads must not leave threads idle behind a long
+// prefix; rows that see different keys (prompts) are many anyway.
+constexpr std::int64_t kKeySplit = 2048;
+
+constexpr std::int64_t key_splits(std::int64_t keys, bool same_for_all_rows) {
+  return same_for_all_rows ? std::max<std::int64_t>(1, ceil_div(keys, kKeySplit)) : 1;
+}
+
 // Row statistics: hidden rows and ids whose logits are held at a time, and ids that are sampled together.
 constexpr std::int64_t kStatsRows = 32;
 constexpr std::int64_t kStatsIds = 512;

@@ -1,4 +1,4 @@
-"""The command line: edlm generate, demo, convert, quantize, info."""
+"""The command line: edlm generate, demo, convert, quantize, tune, bench, info."""
 
 import sys
 from pathlib import Path
@@ -40,7 +40,9 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; '-' reads standard input.")],
     model: ModelOption = "edlm-tiny",
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 128,
-    threshold: Annotated[float, typer.Option(help="Commit at this confidence; 0: fixed schedule.")] = 0.9,
+    threshold: Annotated[
+        float | None, typer.Option(help="Commit at this confidence (default 0.9); 0: fixed schedule.")
+    ] = None,
     steps_per_block: Annotated[int | None, typer.Option(help="Denoising steps per block.")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="0: off.")] = 0,
@@ -56,24 +58,30 @@ def generate(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     quantization: QuantizationOption = None,
+    settings: Annotated[Path | None, typer.Option(help="Defaults that edlm tune found.")] = None,
 ):
     """Complete a prompt."""
-    from . import Engine, SamplingParams
+    from . import Engine
     from .live import show_live
 
-    params = SamplingParams(
-        max_new_tokens=max_new_tokens, threshold=threshold or None, steps_per_block=steps_per_block,
-        temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=tuple(stop or ()),
-    )  # fmt: skip
+    params = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+        "seed": seed, "stop": tuple(stop or ()),
+    }  # fmt: skip
+    if threshold is not None:
+        params["threshold"] = threshold or None
+    if steps_per_block is not None:
+        params["steps_per_block"] = steps_per_block
     prompt = sys.stdin.read() if prompt == "-" else prompt
     options = {"device": device, "dtype": dtype, "prefill": prefill, "quantization": quantization}
-    with Engine(model, block_length=block_length, mask_token_id=mask_token_id, **options) as engine:
+    options |= {"settings": settings, "block_length": block_length, "mask_token_id": mask_token_id}
+    with Engine(model, **options) as engine:
         if chat:
             prompt = engine.chat_prompt([{"role": "user", "content": prompt}])
         if live:
-            result = show_live(prompt, engine.stream(prompt, params), engine.tokenizer, delay)
+            result = show_live(prompt, engine.stream(prompt, **params), engine.tokenizer, delay)
         else:
-            result = engine.generate(prompt, params)
+            result = engine.generate(prompt, **params)
             print(result.text)
     Console(stderr=True, highlight=False).print(summary(result), style="dim", soft_wrap=True)
 
@@ -140,6 +148,67 @@ def quantize(
     quantize_checkpoint(model, out)
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     print(f"{out}: {size / 1e6:,.1f} MB in int8; try: edlm generate -m {out} PROMPT")
+
+
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="Folder, bundled name or hub id.")] = "edlm-tiny",
+    prompts: Annotated[Path | None, typer.Option(help=".txt, a prompt a line, or .jsonl.")] = None,
+    loss: Annotated[float, typer.Option(min=0, max=1, help="Share of tokens that may differ.")] = 0.01,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens per prompt.")] = 128,
+    output: Annotated[Path, typer.Option(help="Settings file to write.")] = Path("edlm_settings.json"),
+    plot: Annotated[Path | None, typer.Option(help="Image to write.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    mask_token_id: MaskOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = None,
+):
+    """Find the fastest block length and threshold for a model on this machine."""
+    from . import Engine, tune_report
+    from .progress import progress_bar
+    from .tune import read_prompts, steps_of
+    from .tune import tune as run
+
+    options = {"device": device, "dtype": dtype, "quantization": quantization, "num_threads": threads}
+    with Engine(model, mask_token_id=mask_token_id, max_batch_size=1, **options) as engine:
+        texts = read_prompts(prompts, engine.path)
+        with progress_bar(f"tuning {engine.path.name}", steps_of(engine)) as advance:
+            found = run(engine, texts, loss=loss, max_new_tokens=max_new_tokens, advance=advance)
+        tune_report.print_tables(Console(highlight=False), found)
+        tune_report.save(output, engine, found)
+        print(f"{output}: use it with Engine({model!r}, settings={str(output)!r})")
+        if plot:
+            tune_report.plot(plot, engine.path.name, found)
+            print(plot)
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="Folder, bundled name or hub id.")] = "edlm-tiny",
+    prefix: Annotated[int, typer.Option(min=1, help="Positions before the block.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps per block of the generation.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the generation.")] = 64,
+    dummy: Annotated[bool, typer.Option("--dummy", help="Random weights: config.json is enough.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    block_length: BlockOption = None,
+    mask_token_id: MaskOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = None,
+    output: Annotated[Path | None, typer.Option("--json", help="File to write.")] = None,
+):
+    """Time a model's forwards on this machine, and what the engine adds to them."""
+    from . import Engine
+    from .bench_report import measure, print_tables, save
+
+    options = {"device": device, "dtype": dtype, "quantization": quantization, "num_threads": threads}
+    options |= {"block_length": block_length, "mask_token_id": mask_token_id, "max_batch_size": 1}
+    with Engine(model, load_format="dummy" if dummy else "auto", **options) as engine:
+        found = measure(engine, prefix, steps, max_new_tokens)
+    print_tables(Console(highlight=False), found)
+    if output:
+        save(output, found)
 
 
 @app.command()

@@ -7,18 +7,17 @@ import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from operator import index
 
 from .errors import CapacityError
 from .loading import EngineOptions, open_engine
 from .outputs import Chunk, Generation
-from .params import SamplingParams
+from .params import PARAM_NAMES, SamplingParams
 from .progress import track
 from .scheduler import Request
+from .settings import load_settings
 from .transcript import Transcript
-
-_FIELDS = tuple(field.name for field in fields(SamplingParams))
 
 
 class Engine:
@@ -31,6 +30,8 @@ class Engine:
     quantization: "int8" multiplies in int8, with weights quantised per output (while loading, unless
         `edlm quantize` did it before) and activations per row: about half the memory and twice the speed, on
         the CPU. None: what the checkpoint has.
+    settings: the file that `edlm tune` wrote (or what it holds, as a dict): defaults of SamplingParams for
+        requests that give none.
     block_length, mask_token_id, prefill: override what the checkpoint says; prefill is "block_causal",
         "bidirectional" or "causal".
     fused_commit: write a finished block's clean keys and values in the forward of the next block's first
@@ -54,6 +55,7 @@ class Engine:
         dtype="auto",
         load_format="auto",
         quantization=None,
+        settings=None,
         block_length=None,
         mask_token_id=None,
         prefill=None,
@@ -68,11 +70,13 @@ class Engine:
             fused_commit=fused_commit, max_batch_size=max_batch_size, kv_cache_tokens=kv_cache_tokens,
             num_threads=num_threads,
         )  # fmt: skip
+        self.default_params = load_settings(settings) if settings is not None else SamplingParams()
         parts = open_engine(model, options)
         self.config, self.decoding, self.path = parts.config, parts.decoding, parts.path
         self.dtype, self.device, self.kv_cache_tokens = parts.dtype, parts.device, parts.kv_cache_tokens
-        self.quantization = parts.quantization
+        self.quantization, self.num_threads = parts.quantization, parts.loop.num_threads
         self.tokenizer, self._chat_template, self._loop = parts.tokenizer, parts.chat_template, parts.loop
+        self._check_block_length(self.default_params)
         self._finalizer = weakref.finalize(self, parts.loop.close)
 
     def generate(self, prompt, params=None, *, progress=False, **overrides) -> Generation | list[Generation]:
@@ -109,7 +113,7 @@ class Engine:
         Closing the iterator cancels the request.
         """
         chunks: queue.SimpleQueue = queue.SimpleQueue()
-        request = self._request(prompt, _merge(params, overrides), chunks.put)
+        request = self._request(prompt, self._merge(params, overrides), chunks.put)
         self._loop.submit(request)
         request.future.add_done_callback(chunks.put)
         stream = self._drain(request, chunks)
@@ -127,7 +131,7 @@ class Engine:
 
     async def agenerate(self, prompt, params=None, **overrides) -> Generation:
         """generate() for one prompt on an event loop; cancelling the task cancels the request."""
-        request = self._request(prompt, _merge(params, overrides))
+        request = self._request(prompt, self._merge(params, overrides))
         self._loop.submit(request)
         try:
             return await asyncio.wrap_future(request.future)
@@ -142,7 +146,7 @@ class Engine:
             with suppress(RuntimeError):  # the event loop may be closed before the engine notices
                 event_loop.call_soon_threadsafe(chunks.put_nowait, item)
 
-        request = self._request(prompt, _merge(params, overrides), put)
+        request = self._request(prompt, self._merge(params, overrides), put)
         self._loop.submit(request)
         request.future.add_done_callback(put)
         try:
@@ -188,14 +192,15 @@ class Engine:
 
     def _params_list(self, params, count: int, overrides: dict) -> list[SamplingParams]:
         if not isinstance(params, list | tuple):
-            return [_merge(params, overrides)] * count
+            return [self._merge(params, overrides)] * count
         if len(params) != count:
             raise ValueError(f"{len(params)} params for {count} prompts; give one for all or one for each")
-        return [_merge(own, overrides) for own in params]
+        return [self._merge(own, overrides) for own in params]
 
     def _request(self, prompt, params: SamplingParams, on_chunk=None, where="prompt") -> Request:
         if params.stop and self.tokenizer is None:
             raise ValueError(f"{self.path}: stop strings need a tokenizer, and the checkpoint has none")
+        self._check_block_length(params)
         ids = self._token_ids(prompt, where)
         total = len(ids) + params.max_new_tokens
         sizes = f"{where}: {len(ids)} prompt tokens + {params.max_new_tokens} new ones"
@@ -225,6 +230,26 @@ class Engine:
             raise ValueError(f"{where} is empty; at least one token is needed")
         return ids
 
+    def _merge(self, params: SamplingParams | None, overrides: dict) -> SamplingParams:
+        if params is not None and not isinstance(params, SamplingParams):
+            raise TypeError(f"params must be SamplingParams, got {params!r}")
+        unknown = sorted(set(overrides) - set(PARAM_NAMES))
+        if unknown:
+            raise TypeError(f"unknown sampling parameter {unknown[0]!r}; known: {', '.join(PARAM_NAMES)}")
+        return replace(params or self.default_params, **overrides)
+
+    def _check_block_length(self, params: SamplingParams):
+        most = self.decoding.block_length
+        if params.block_length is None:
+            return
+        if self.decoding.autoregressive:
+            raise ValueError(
+                f"block_length={params.block_length}: {self.path} is autoregressive, without blocks"
+            )
+        if params.block_length > most:
+            hint = f"Engine(..., block_length={params.block_length}) allows it"
+            raise ValueError(f"block_length={params.block_length} exceeds the engine's {most}; {hint}")
+
 
 def _plain(prompt, where: str) -> Iterable:
     """The items of a prompt; tensors and arrays become lists."""
@@ -232,12 +257,3 @@ def _plain(prompt, where: str) -> Iterable:
     if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping):
         raise TypeError(f"{where} must be a str, a list of token ids or a list of either, got {prompt!r}")
     return prompt
-
-
-def _merge(params: SamplingParams | None, overrides: dict) -> SamplingParams:
-    if params is not None and not isinstance(params, SamplingParams):
-        raise TypeError(f"params must be SamplingParams, got {params!r}")
-    unknown = sorted(set(overrides) - set(_FIELDS))
-    if unknown:
-        raise TypeError(f"unknown sampling parameter {unknown[0]!r}; known: {', '.join(_FIELDS)}")
-    return replace(params or SamplingParams(), **overrides)

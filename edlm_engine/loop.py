@@ -21,7 +21,7 @@ class EngineLoop:
         self._scheduler, self._runner = scheduler, runner
         # torch hands the last setting of any thread to new ones: without a number of its own, one engine's
         # thread would take over another engine's
-        self._num_threads = num_threads or min(torch.get_num_threads(), default_threads())
+        self.num_threads = num_threads or min(torch.get_num_threads(), default_threads())
         self._inbox: deque[Request] = deque()
         self._wake = threading.Condition()
         self._closed = False
@@ -56,7 +56,7 @@ class EngineLoop:
             self._thread.join()
 
     def _run(self):
-        torch.set_num_threads(self._num_threads)  # OpenMP keeps this per calling thread
+        torch.set_num_threads(self.num_threads)  # OpenMP keeps this per calling thread
         with torch.inference_mode():
             while self._collect():
                 try:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 
 MAX_TEMPERATURE = 1e4  # far beyond use; keeps the fp32 quotient of logits and temperature sound
@@ -34,6 +34,7 @@ class SamplingParams:
     steps_per_block: with threshold None, the number of denoising steps of a block, floor(masked / steps)
         commits each and the remainder one each on the first (default: one token per step). With a
         threshold, a cap: the last allowed step commits whatever is left.
+    block_length: positions that are denoised together; None: the engine's, which is also the most.
     temperature: 0 is greedy. Above, tokens are drawn by Gumbel-max, argmax(logits / T + g).
     top_k, top_p: restrict what is drawn at temperature > 0 (0 and 1.0: no restriction).
     seed: keys the random numbers, with the absolute position and the step; None draws a fresh seed.
@@ -47,6 +48,7 @@ class SamplingParams:
     max_new_tokens: int = 128
     threshold: float | None = 0.9
     steps_per_block: int | None = None
+    block_length: int | None = None
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -60,8 +62,9 @@ class SamplingParams:
         if self.threshold is not None:
             hint = "; threshold=None selects the fixed schedule"
             _number("threshold", self.threshold, 0.0, 1.0, open_low=True, hint=hint)
-        if self.steps_per_block is not None:
-            _number("steps_per_block", self.steps_per_block, 1, math.inf, integer=True)
+        for name in ("steps_per_block", "block_length"):
+            if getattr(self, name) is not None:
+                _number(name, getattr(self, name), 1, math.inf, integer=True)
         _number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
         _number("top_k", self.top_k, 0, 2**31 - 1, integer=True)
         _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
@@ -76,3 +79,6 @@ class SamplingParams:
                 raise ValueError(f"stop[{index}] must be a non-empty string, got {text!r}")
         for index, token in enumerate(self.stop_token_ids):
             _number(f"stop_token_ids[{index}]", token, 0, 2**31 - 1, integer=True)
+
+
+PARAM_NAMES = tuple(field.name for field in fields(SamplingParams))

@@ -35,12 +35,12 @@ class Request:
 class Sequence:
     """A running request: its slot, its tokens, and how far its clean keys and values reach.
 
-    tokens: prompt and finished blocks; cached: the leading positions whose K/V in the cache is final;
-    the active block starts at len(tokens).
+    block_length: of all its blocks but the last, which may be shorter; tokens: prompt and finished blocks;
+    cached: the leading positions whose K/V in the cache is final; the active block starts at len(tokens).
     """
 
-    def __init__(self, request: Request, slot: int):
-        self.request, self.slot = request, slot
+    def __init__(self, request: Request, slot: int, block_length: int):
+        self.request, self.slot, self.block_length = request, slot, block_length
         self.tokens = list(request.prompt)
         self.cached = 0
         self.confidences: list[float] = []
@@ -92,14 +92,14 @@ class Scheduler:
             if not request.future.set_running_or_notify_cancel():
                 self.cache.release(slot)
                 continue
-            sequence = Sequence(request, slot)
+            sequence = Sequence(request, slot, request.params.block_length or self.decoding.block_length)
             self.running.append(sequence)  # before anything can raise, so that it is failed and not lost
             self.state.begin_request(slot, request.params, request.seed)
             self._begin_block(sequence)
 
     def _begin_block(self, sequence: Sequence):
         left = sequence.request.params.max_new_tokens - sequence.generated
-        self.state.begin_block(sequence.slot, min(left, self.decoding.block_length))
+        self.state.begin_block(sequence.slot, min(left, sequence.block_length))
         sequence.gap_free = 0
 
     def layout(self) -> ForwardInputs:
@@ -137,7 +137,7 @@ class Scheduler:
             room = self.max_rows - builder.prompt_rows
             if prefill == "bidirectional" and not builder.prompt_rows:
                 room = max(room, prompt)
-            return prompt_blocks(slot, cached, prompt, prefill, self.decoding.block_length, room)
+            return prompt_blocks(slot, cached, prompt, prefill, sequence.block_length, room)
         if cached < sequence.block_start:
             return [QueryBlock(slot, cached, sequence.block_start - cached, sequence.block_start)]
         return []

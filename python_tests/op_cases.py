@@ -146,6 +146,11 @@ ATTENTION_CASES = {
         14, Cache(2, 64, 16, (130, 64)), ((0, 32, 98, 0), (0, 32, 130, 0), (1, 16, 64, 0))
     ),
     "split": AttentionCase(2, Cache(1, 64, 64, (700,)), ((0, 5, 690, 0),)),  # few rows, many keys
+    "long": AttentionCase(  # the CPU takes more than 2048 keys apart, but not those of causal rows
+        4,
+        Cache(2, 16, 64, (5000, 2049, 4096)),
+        ((0, 1, 4100, 0), (0, 40, 4997, 0), (1, 1, 2049, 1), (2, 3, 4096, 0), (0, 2, 4999, 1)),
+    ),
     "causal": AttentionCase(4, Cache(1, 48, 128, (150,)), ((0, 150, 150, 1),)),
     "causal_suffix": AttentionCase(6, Cache(3, 16, 16, (90,)), ((0, 33, 90, 1),)),
     "wide": AttentionCase(2, Cache(2, 256, 256, (70,)), ((0, 70, 70, 0),)),

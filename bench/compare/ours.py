@@ -8,14 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
 from cases import steps_per_block, write_config
-from timing import answer, median_ms
+from timing import answer
 
 from edlm_engine import Engine
-from edlm_engine.forward import QueryBlock
-from edlm_engine.layout import ForwardBuilder, add_active_block
-from edlm_engine.params import SamplingParams
+from edlm_engine.metering import step_times
 
 
 def open_engine(job: dict, architecture: str = "EfficientDLM", **options) -> Engine:
@@ -31,29 +28,10 @@ def prompt(length: int) -> list[int]:
     return [(31 * i) % 151000 for i in range(length)]
 
 
-@torch.inference_mode()
 def forwards(job: dict) -> dict:
     """{rows: ms} of a denoising step of so many masked rows behind the prefix, with head and unmasking."""
-    engine = open_engine(job, block_length=64)
-    torch.set_num_threads(job["threads"])
-    runner = engine._loop._runner
-    cache, state, prefix = runner.cache, runner.state, job["prefix"]
-    slot = cache.reserve(prefix + 64)
-    builder = ForwardBuilder(1)
-    builder.add(QueryBlock(slot, 0, prefix, prefix), prompt(prefix))
-    runner.step(builder.build())
-    found = {}
-    for rows in job["rows"]:
-
-        def step(rows=rows):
-            state.begin_request(slot, SamplingParams(), 0)
-            state.begin_block(slot, rows)
-            builder = ForwardBuilder(1)
-            add_active_block(builder, state, slot, prefix, 1, shift=False, fresh=False)
-            runner.step(builder.build())
-
-        found[rows] = median_ms(step)
-    return found
+    times = step_times(open_engine(job, block_length=64), job["rows"], job["prefix"], seconds=2.0, at_least=5)
+    return {rows: 1e3 * seconds for rows, seconds in times.items()}
 
 
 def tokens_per_second(engine: Engine, prefix: int, count: int, **params) -> float:

@@ -168,8 +168,9 @@ void run_tile(const BlockAttentionParams& p, const AttentionTile& tile, const Wo
   const Rows rows{p, tile};
   const std::int64_t dim = p.head_dim, units = dim / kPerUnit<T>, padded = ceil_div(tile.count, 16) * 16;
   begin_tile(rows, padded, ws);
-  const std::int64_t end = rows.limit(tile.count - 1);
-  for (std::int64_t first = 0; first < end; first += kKeyTile) {
+  const std::int64_t limit = rows.limit(tile.count - 1);
+  const std::int64_t end = tile.splits > 1 ? std::min(limit, tile.first_key + kKeySplit) : limit;
+  for (std::int64_t first = tile.first_key; first < end; first += kKeyTile) {
     const std::int64_t keys = std::min(kKeyTile, end - first);
     for (std::int64_t key = 0; key < keys; key += kKeyGroup) {
       const std::int64_t position = first + key, n = std::min(kKeyGroup, keys - key);
@@ -184,8 +185,33 @@ void run_tile(const BlockAttentionParams& p, const AttentionTile& tile, const Wo
     gemm<T>({ws.weights, 1, kRowTile}, ws.v, dim, ws.out, dim, tile.count, dim, ceil_div(keys, kPerUnit<T>), true);
   }
   for (std::int64_t i = 0; i < tile.count; ++i) {
+    if (tile.splits > 1) {
+      float* partial = p.partial + (tile.partial + i) * (dim + 2);
+      std::memcpy(partial, ws.out + i * dim, dim * 4);
+      partial[dim] = ws.max[i];
+      partial[dim + 1] = ws.sum[i];
+      continue;
+    }
     T* out = static_cast<T*>(p.out) + rows.offset(i);
     for (std::int64_t d = 0; d < dim; d += kWidth) store(out + d, load(ws.out + i * dim + d) / ws.sum[i]);
+  }
+}
+
+// The parts of row i, in their order, each worth e^(its maximum - the largest one).
+template <class T>
+void merge_row(const BlockAttentionParams& p, const AttentionTile& tile, std::int64_t i) {
+  const Rows rows{p, tile};
+  const std::int64_t width = p.head_dim + 2, step = tile.count * width;
+  const float* part = p.partial + (tile.partial + i) * width;
+  float largest = -INFINITY, sum = 0;
+  for (std::int64_t s = 0; s < tile.splits; ++s) largest = std::max(largest, part[s * step + p.head_dim]);
+  const auto worth = [&](std::int64_t s) { return std::exp(part[s * step + p.head_dim] - largest); };
+  for (std::int64_t s = 0; s < tile.splits; ++s) sum += worth(s) * part[s * step + p.head_dim + 1];
+  T* out = static_cast<T*>(p.out) + rows.offset(i);
+  for (std::int64_t d = 0; d < p.head_dim; d += kWidth) {
+    Vec total{};
+    for (std::int64_t s = 0; s < tile.splits; ++s) total = fma(load(part + s * step + d), splat(worth(s)), total);
+    store(out + d, total / sum);
   }
 }
 
@@ -203,6 +229,15 @@ std::int64_t block_attention_workspace(const BlockAttentionParams& p) {
 
 void block_attention(const BlockAttentionParams& p, std::int64_t begin, std::int64_t end, void* workspace) {
   p.dtype == DType::f32 ? tiles<float>(p, begin, end, workspace) : tiles<bf16>(p, begin, end, workspace);
+}
+
+void block_attention_merge(const BlockAttentionParams& p, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t t = begin; t < end; ++t) {
+    const AttentionTile& tile = p.tiles[t];
+    if (tile.splits == 1 || tile.first_key > 0) continue;
+    for (std::int64_t i = 0; i < tile.count; ++i)
+      p.dtype == DType::f32 ? merge_row<float>(p, tile, i) : merge_row<bf16>(p, tile, i);
+  }
 }
 
 } // namespace edlm::cpu::EDLM_ISA

@@ -16,6 +16,7 @@ struct Kernels {
   void (*linear)(const LinearParams&, std::int64_t begin, std::int64_t end);          // items: panels of the weight
   void (*qkv_prepare)(const QkvPrepareParams&, std::int64_t begin, std::int64_t end); // items: rows
   void (*block_attention)(const BlockAttentionParams&, std::int64_t begin, std::int64_t end, void* workspace); // tiles
+  void (*block_attention_merge)(const BlockAttentionParams&, std::int64_t begin, std::int64_t end); // tiles, afterwards
   std::int64_t (*block_attention_workspace)(const BlockAttentionParams&);             // bytes, per thread
   void (*row_stats)(const RowStatsParams&, std::int64_t begin, std::int64_t end);     // items: vocabulary parts
   // Sum of e^((z - largest) / temperature) of padded logits.

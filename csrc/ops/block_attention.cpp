@@ -25,22 +25,34 @@ void check_block(const Check& check, const QueryBlock& b, std::int64_t i, std::i
   }
 }
 
-// The work items, and their mean cost in elements.
-std::vector<AttentionTile> tiles_of(const BlockAttentionParams& p, std::int64_t blocks, std::int64_t* cost) {
+// The work items, the cost of one, and the rows of partial results.
+struct Work {
   std::vector<AttentionTile> tiles;
+  std::int64_t cost = 0, partial_rows = 0;
+};
+
+Work tiles_of(const BlockAttentionParams& p, std::int64_t blocks) {
+  Work work;
   const std::int64_t group = p.heads / p.kv_heads;
   std::int64_t total = 0;
   for (std::int32_t b = 0; b < blocks; ++b) {
     if (p.blocks[b].slot < 0) continue;
     const std::int64_t packed = p.blocks[b].length * group;
     total += 2 * packed * p.kv_heads * p.blocks[b].kv_len * p.head_dim;
+    const std::int64_t splits = key_splits(p.blocks[b].kv_len, !p.blocks[b].causal || p.blocks[b].length == 1);
     for (std::int32_t head = 0; head < p.kv_heads; ++head)
-      for (std::int64_t first = 0; first < packed; first += kRowTile)
-        tiles.push_back({b, head, static_cast<std::int32_t>(first),
-                         static_cast<std::int32_t>(std::min(kRowTile, packed - first))});
+      for (std::int64_t first = 0; first < packed; first += kRowTile) {
+        const std::int64_t count = std::min(kRowTile, packed - first);
+        for (std::int64_t split = 0; split < splits; ++split) {
+          work.tiles.push_back({b, head, static_cast<std::int32_t>(first), static_cast<std::int32_t>(count),
+                                static_cast<std::int32_t>(splits), static_cast<std::int32_t>(split * kKeySplit),
+                                static_cast<std::int32_t>(work.partial_rows)});
+          work.partial_rows += splits > 1 ? count : 0;
+        }
+      }
   }
-  *cost = tiles.empty() ? 0 : total / kMacsPerElement / static_cast<std::int64_t>(tiles.size());
-  return tiles;
+  work.cost = work.tiles.empty() ? 0 : total / kMacsPerElement / static_cast<std::int64_t>(work.tiles.size());
+  return work;
 }
 
 [[maybe_unused]] void attend_on_gpu(const Check& check, BlockAttentionParams& p, const Tensor& q) {
@@ -92,14 +104,18 @@ void block_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
   for (std::int64_t i = 0; i < blocks; ++i)
     if (params.blocks[i].slot != -1) check_block(check, params.blocks[i], i, rows, params.cache);
 
-  std::int64_t cost = 0;
-  const std::vector<AttentionTile> tiles = tiles_of(params, blocks, &cost);
-  params.tiles = tiles.data();
+  const Work work = tiles_of(params, blocks);
+  const auto tiles = static_cast<std::int64_t>(work.tiles.size());
+  params.tiles = work.tiles.data();
+  params.partial = reinterpret_cast<float*>(scratch<1>(work.partial_rows * (dim + 2) * sizeof(float)));
   const cpu::Kernels& kernels = cpu::kernels();
   const std::int64_t bytes = kernels.block_attention_workspace(params);
-  parallel(static_cast<std::int64_t>(tiles.size()), cost, [&](std::int64_t begin, std::int64_t end) {
-    kernels.block_attention(params, begin, end, scratch(bytes));
+  parallel(tiles, work.cost, [&](std::int64_t begin, std::int64_t end) {
+    kernels.block_attention(params, begin, end, scratch<0>(bytes));
   });
+  if (work.partial_rows > 0)
+    parallel(tiles, work.partial_rows * dim / tiles,
+             [&](std::int64_t begin, std::int64_t end) { kernels.block_attention_merge(params, begin, end); });
 }
 
 } // namespace edlm

@@ -29,8 +29,9 @@ void parallel(std::int64_t items, std::int64_t cost_per_item, const Work& work) 
   thread_pool().run(items, std::max(least, items / (8 * threads)), threads, work);
 }
 
-// Memory for the ranges of one op, kept by each thread and at least as large as asked for.
-inline char* scratch(std::int64_t bytes) {
+// Memory for one op, kept by each thread and at least as large as asked for; two uses do not share it.
+template <int use>
+char* scratch(std::int64_t bytes) {
   thread_local std::vector<char> memory;
   if (static_cast<std::int64_t>(memory.size()) < bytes) memory.resize(bytes);
   return memory.data();

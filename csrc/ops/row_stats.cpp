@@ -91,7 +91,7 @@ void row_stats_on_cpu(const Check& check, RowStatsParams& params, std::int64_t n
     logits[r] = filtered_logits[r].get();
   }
   params.parts = vocab_parts(vocab);
-  params.partial = reinterpret_cast<LogitStats*>(scratch(rows * params.parts * sizeof(LogitStats)));
+  params.partial = reinterpret_cast<LogitStats*>(scratch<1>(rows * params.parts * sizeof(LogitStats)));
   params.logits = logits.data();
 
   const cpu::Kernels& kernels = cpu::kernels();

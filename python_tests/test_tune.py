@@ -1,0 +1,209 @@
+"""edlm tune and edlm bench: what is measured, chosen, shown, kept, and taken back by an engine."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from checkpoints import config_dict, write_ar_checkpoint, write_checkpoint
+
+from edlm_engine import Engine, SamplingParams
+from edlm_engine.cli import app
+from edlm_engine.metering import step_times
+from edlm_engine.settings import load_settings, save_settings
+from edlm_engine.tune import agreement, block_lengths, read_prompts, steps_of, tune
+
+PROMPTS = ["w3 w14 w15", "w92 w65"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("tune") / "checkpoint", config_dict(block_size=12))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr("edlm_engine.tune.ENOUGH_S", 0.0)
+    monkeypatch.setattr("edlm_engine.tune.step_times", lambda *a: step_times(*a, seconds=0.0, at_least=1))
+
+
+def edlm(*arguments) -> int:
+    with pytest.raises(SystemExit) as end:
+        app([str(argument) for argument in arguments])
+    return end.value.code or 0
+
+
+def test_block_lengths():
+    assert block_lengths(32) == [4, 8, 16, 32]
+    assert block_lengths(12) == [4, 8, 12]
+    assert block_lengths(4) == [4]
+    assert block_lengths(3) == [3]
+
+
+def test_agreement():
+    def texts(*ids):
+        return [SimpleNamespace(token_ids=list(i)) for i in ids]
+
+    assert agreement(texts([1, 2, 3]), texts([1, 2, 3])) == 1
+    assert agreement(texts([1, 2, 3], [9]), texts([1, 5], [9])) == 2 / 4
+    assert agreement(texts([1]), texts([2])) == 0
+
+
+def test_every_setting_is_what_an_engine_of_that_block_length_does(folder, quick):
+    calls = []
+    with Engine(folder, dtype="float32") as engine:
+        found = tune(
+            engine, PROMPTS, max_new_tokens=30, thresholds=(0.5, 0.99), advance=lambda: calls.append(1)
+        )
+        assert len(calls) == steps_of(engine, (0.5, 0.99))
+        expected = engine.generate(PROMPTS, max_new_tokens=30, threshold=None)
+    assert list(found.step_seconds) == [1, 2, 4, 8, 12]
+    assert [(s.block_length, s.threshold) for s in found.settings] == [
+        (b, t) for b in (4, 8, 12) for t in (0.5, 0.99)
+    ]
+    assert found.reference.agreement == 1
+    for setting in found.settings:
+        with Engine(folder, dtype="float32", block_length=setting.block_length) as engine:
+            results = engine.generate(PROMPTS, max_new_tokens=30, threshold=setting.threshold)
+        assert setting.agreement == agreement(results, expected)
+        tokens, nfe = sum(len(r.token_ids) for r in results), sum(r.nfe for r in results)
+        assert setting.tokens_per_forward == tokens / nfe
+
+
+@pytest.mark.parametrize("loss", [0.0, 0.3, 1.0])
+def test_the_fastest_within_the_loss_is_chosen(folder, quick, loss):
+    with Engine(folder, dtype="float32") as engine:
+        found = tune(engine, PROMPTS, loss=loss, max_new_tokens=30)
+    allowed = [s for s in found.settings if s.agreement >= 1 - loss] or [found.reference]
+    assert found.best in allowed
+    assert all(found.best.tokens_per_second >= s.tokens_per_second for s in allowed)
+
+
+def test_command(folder, quick, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "w3 w14 w15"}\n"w92 w65"\n')
+    assert edlm("tune", folder, "--prompts", prompts, "--max-new-tokens", 20, "--plot", "tune.png") == 0
+    out = capsys.readouterr().out
+    assert "block length" in out and "one per step" in out
+    assert (tmp_path / "tune.png").read_bytes().startswith(b"\x89PNG")
+    saved = json.loads((tmp_path / "edlm_settings.json").read_text())
+    assert saved["sampling"].keys() == {"block_length", "threshold"}
+    assert len(saved["measured"]["settings"]) == 3 * 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "edlm_settings.json", "prompts.jsonl", "tune.png",
+    ]  # fmt: skip
+    assert edlm("generate", PROMPTS[0], "-m", folder, "--settings", "edlm_settings.json") == 0
+    with Engine(folder, settings="edlm_settings.json") as engine:
+        assert engine.default_params == SamplingParams(**saved["sampling"])
+
+
+def test_settings_are_defaults_and_no_more(folder):
+    settings = {"sampling": {"block_length": 4, "threshold": None}}
+    with (
+        Engine(folder, dtype="float32", settings=settings) as engine,
+        Engine(folder, dtype="float32") as plain,
+    ):
+        ids = [3, 14, 15]
+        fixed = engine.generate(ids, max_new_tokens=20, ignore_eos=True)
+        assert fixed.nfe == 20
+        assert fixed.token_ids == plain.generate(
+            ids, max_new_tokens=20, ignore_eos=True, threshold=None, block_length=4
+        ).token_ids  # fmt: skip
+        given = SamplingParams(max_new_tokens=20, threshold=0.5)
+        assert engine.generate(ids, given).token_ids == plain.generate(ids, given).token_ids
+
+
+def test_a_request_has_a_block_length_of_its_own(folder):
+    """Beside others in a batch it gives what an engine of that block length gives."""
+    prompts = [[3 + i, 14, 15, 92, 65][: 2 + i] for i in range(4)]
+    lengths = [4, None, 7, 12]
+    params = [
+        SamplingParams(max_new_tokens=33, threshold=0.6, block_length=b, ignore_eos=True) for b in lengths
+    ]
+    with Engine(folder, dtype="float32") as engine:
+        together = engine.generate(prompts, params)
+    for prompt, length, result in zip(prompts, lengths, together, strict=True):
+        with Engine(folder, dtype="float32", block_length=length) as engine:
+            alone = engine.generate(prompt, max_new_tokens=33, threshold=0.6, ignore_eos=True)
+        assert result.token_ids == alone.token_ids
+        assert result.commit_steps == alone.commit_steps
+
+
+def test_block_lengths_that_cannot_be(folder, tmp_path):
+    with Engine(folder) as engine:
+        with pytest.raises(ValueError, match="block_length=13 exceeds the engine's 12"):
+            engine.generate([1], block_length=13)
+        with pytest.raises(ValueError, match="block_length must be in"):
+            engine.generate([1], block_length=0)
+    with pytest.raises(ValueError, match="block_length=13 exceeds the engine's 12"):
+        Engine(folder, settings={"sampling": {"block_length": 13}})
+    base = write_ar_checkpoint(tmp_path / "base")
+    with Engine(base) as engine, pytest.raises(ValueError, match="is autoregressive, without blocks"):
+        engine.generate([1], block_length=1)
+    with Engine(base) as engine, pytest.raises(ValueError, match="no block length to tune"):
+        tune(engine, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "settings.json: file is missing"),
+        ("{", "settings.json: no valid JSON"),
+        ("[]", "settings.json: key 'sampling' must hold an object"),
+        ('{"sampling": 3}', "settings.json: key 'sampling' must hold an object"),
+        ('{"sampling": {"treshold": 1}}', "settings.json: unknown key 'treshold'"),
+        ('{"sampling": {"threshold": 7}}', "settings.json: threshold must be in"),
+    ],
+)
+def test_bad_settings(tmp_path, text, message):
+    path = tmp_path / "settings.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_settings(path)
+
+
+def test_settings_come_back(tmp_path):
+    save_settings(tmp_path / "s.json", {"threshold": 0.8}, model="x")
+    assert load_settings(str(tmp_path / "s.json")) == SamplingParams(threshold=0.8)
+    assert load_settings({"sampling": {}}) == SamplingParams()
+
+
+def test_prompt_files(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"has no examples\.json; give prompts of your own"):
+        read_prompts(None, folder)
+    text = tmp_path / "prompts.txt"
+    text.write_text("one\n\ntwo\n")
+    assert read_prompts(text, folder) == ["one", "two"]
+    text.write_text("\n")
+    with pytest.raises(ValueError, match=r"prompts\.txt: holds no prompt"):
+        read_prompts(text, folder)
+    lines = tmp_path / "prompts.jsonl"
+    for line, message in (("{", "no valid JSON"), ('{"text": "x"}', "must be a string or an object with")):
+        lines.write_text(f'"fine"\n{line}\n')
+        with pytest.raises(ValueError, match=rf"prompts\.jsonl:2: {message}"):
+            read_prompts(lines, folder)
+
+
+def test_bench_command(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "edlm_engine.bench_report.step_times", lambda *a: step_times(*a, seconds=0.0, at_least=1)
+    )
+    file = tmp_path / "bench.json"
+    arguments = ("--prefix", 9, "--steps", 3, "--max-new-tokens", 24, "--json", file)
+    assert edlm("bench", folder, *arguments) == 0
+    assert "tokens per forward" in capsys.readouterr().out
+    found = json.loads(file.read_text())
+    assert list(found["step_ms"]) == ["1", "2", "4", "8", "12"]
+    assert found["generation"]["tokens_per_forward"] == 24 / 6
+    assert (tmp_path / "bench.json.partial").exists() is False
+    (tmp_path / "shape").mkdir()
+    (tmp_path / "shape" / "config.json").write_text(json.dumps(config_dict()))
+    assert edlm("bench", tmp_path / "shape", "--dummy", "--quantization", "int8", *arguments) == 0
+    with (
+        Engine(write_ar_checkpoint(tmp_path / "base")) as engine,
+        pytest.raises(ValueError, match="autoregres"),
+    ):
+        from edlm_engine.bench_report import measure
+
+        measure(engine, 3, 2, 4)
