@@ -1,5 +1,6 @@
 """What this machine has to give."""
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -18,6 +19,13 @@ def available_memory() -> int:
     except (OSError, ValueError):
         return free
     return free if limit == "max" else max(0, min(free, int(limit) - used))
+
+
+def trim_memory() -> None:
+    """Give memory that was freed back to the machine, where the C library can (glibc keeps it otherwise)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 def default_threads() -> int:

@@ -76,31 +76,36 @@ def pack_weight(weight: Tensor) -> Tensor:
 
     Raises ValueError where inputs is no multiple of n.
     """
-    outputs, inputs = weight.shape
-    if inputs * weight.element_size() % 4:
-        raise ValueError(f"a packed weight needs a multiple of 4 bytes along its inputs, got {inputs} inputs")
-    units = weight.contiguous().view(torch.int32)
-    panels = units.new_empty(-(-outputs // PANEL), units.shape[1], PANEL)
-    whole = outputs // PANEL
-    panels[:whole] = units[: whole * PANEL].view(whole, PANEL, units.shape[1]).transpose(1, 2)
-    if outputs % PANEL:
-        panels[-1].zero_()
-        panels[-1, :, : outputs % PANEL] = units[whole * PANEL :].T
-    return panels
+    return _pack(weight, 0)
 
 
 def pack_int8_weight(weight: Tensor, scale: Tensor) -> Tensor:
     """int8 [outputs, inputs] within ±127 and the outputs' scales, float32 [outputs] -> int32 [panels,
     inputs / 4 + 2, PANEL] for linear(): behind a panel's units lie the sums of its columns and the scales."""
-    packed = pack_weight(weight)
-    panels, units, _ = packed.shape
-    out = packed.new_zeros(panels, units + 2, PANEL)
-    out[:, :units] = packed
-    ends = out.new_zeros(2, panels * PANEL)
-    ends[0, : len(weight)] = weight.sum(1, dtype=torch.int32)
-    ends[1, : len(weight)] = scale.view(torch.int32)
-    out[:, units:] = ends.view(2, panels, PANEL).transpose(0, 1)
-    return out
+    packed = _pack(weight, 2)
+    sums, scales = torch.zeros(2, len(packed) * PANEL, dtype=torch.int32)
+    for rows, part in zip(weight.split(512), sums[: len(weight)].split(512), strict=True):
+        torch.sum(
+            rows, 1, dtype=torch.int32, out=part
+        )  # torch widens a whole copy first: not of a whole head
+    scales[: len(weight)] = scale.view(torch.int32)
+    packed[:, -2], packed[:, -1] = sums.view(-1, PANEL), scales.view(-1, PANEL)
+    return packed
+
+
+def _pack(weight: Tensor, spare: int) -> Tensor:
+    """The units in their panels, and room for `spare` rows behind each."""
+    outputs, inputs = weight.shape
+    if inputs * weight.element_size() % 4:
+        raise ValueError(f"a packed weight needs a multiple of 4 bytes along its inputs, got {inputs} inputs")
+    units = weight.contiguous().view(torch.int32)
+    whole, depth = outputs // PANEL, units.shape[1]
+    packed = units.new_empty(-(-outputs // PANEL), depth + spare, PANEL)
+    packed[:whole, :depth] = units[: whole * PANEL].view(whole, PANEL, depth).transpose(1, 2)
+    if outputs % PANEL:
+        packed[-1].zero_()
+        packed[-1, :depth, : outputs % PANEL] = units[whole * PANEL :].T
+    return packed
 
 
 def qkv_prepare(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..machine import trim_memory
 from .config import ModelConfig
 from .families import TensorNames
 from .head import Head, Int8Head
@@ -24,7 +25,9 @@ class Weights:
         self.stored_int8, self.quantize = stored_int8, quantize
 
     def get(self, name: str, *shape: int) -> torch.Tensor:
-        return self.tensors.tensor(name, shape).to(dtype=self.dtype, device=self.device)
+        tensor = self.tensors.tensor(name, shape)
+        # a vector that stayed mapped would keep what else was read through its mapping in memory
+        return tensor.to(dtype=self.dtype, device=self.device, copy=len(shape) == 1)
 
     def matrix(self, name: str, *shape: int) -> torch.Tensor | Int8Weight:
         """The weight of a linear layer, [outputs, inputs]."""
@@ -61,12 +64,13 @@ def load_transformer(
     body, hidden = names.body, config.hidden_size
     embedding = weights.get(f"{body}.embed_tokens.weight", config.vocab_size, hidden)
     tensors.close()
+    head = _load_head(config, weights, names, embedding, rows)  # the largest matrix, while there is most room
     layers = []
     for i in range(config.num_layers):
         layers.append(_load_layer(config, weights, f"{body}.layers.{i}.", rows))
         tensors.close()
+        trim_memory()
         advance()
-    head = _load_head(config, weights, names, embedding, rows)
     return Transformer(config, embedding, layers, weights.get(f"{body}.norm.weight", hidden), head)
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-_ROWS = 4096  # of a matrix at a time: bounds the fp32 copy
+_ROWS = 512  # of a matrix at a time: bounds the fp32 copy
 
 
 class Int8Weight(NamedTuple):
