@@ -147,3 +147,14 @@ def test_a_step_allocates_no_tensor(quantization, dtype, monkeypatch):
         engine._loop._runner.step = recorded
         engine.generate(prompts, **params)
     assert recorder.seen == []
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_generations_are_bit_equal_for_any_number_of_threads(quantization):
+    prompts = ["Q: 1 + 2 = ?\nA: ", "Q: Sort [31, 4, 15] in ascending order.\nA: "]
+    found = []
+    for n in (1, 2, 3):
+        with Engine("edlm-tiny", dtype="bfloat16", quantization=quantization, num_threads=n) as engine:
+            results = engine.generate(prompts, threshold=0.7, max_new_tokens=48, ignore_eos=True)
+        found.append([(r.token_ids, r.confidences, r.commit_steps) for r in results])
+    assert found[0] == found[1] == found[2]

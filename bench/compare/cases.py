@@ -29,6 +29,11 @@ def steps_per_block(block: int, tpf: float) -> int:
     return max(1, round(block / tpf))
 
 
+def way(block: int, steps: int) -> str:
+    """The name of a denoising loop, by the tokens per forward that it really makes."""
+    return f"block {block}, TPF {block / steps:.2g}"
+
+
 def committed(block: int, steps: int) -> list[int]:
     """Tokens that each step of the fixed schedule commits."""
     share, extra = divmod(block, steps)

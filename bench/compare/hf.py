@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import torch
-from cases import committed, config, steps_per_block
+from cases import committed, config, steps_per_block, way
 from timing import answer, median_ms
 from transformers import AutoTokenizer, DynamicCache, Qwen3Config, Qwen3ForCausalLM
 
@@ -84,10 +84,10 @@ def generations(job: dict) -> dict:
     for block in job["blocks"]:
         for tpf in job["tpfs"]:
             arguments = (job["prefix"], job["tokens"], block, steps_per_block(block, tpf))
-            ways[f"block {block}, TPF {tpf:g}"] = lambda a=arguments: denoise(model, cache, *a)
-    for name, way in ways.items():
+            ways[way(*arguments[2:])] = lambda a=arguments: denoise(model, cache, *a)
+    for name, run in ways.items():
         start = time.perf_counter()
-        way()
+        run()
         found[name] = job["tokens"] / (time.perf_counter() - start)
         cache.crop(-job["tokens"])
     return found

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cases import steps_per_block, write_config
+from cases import steps_per_block, way, write_config
 from timing import answer
 
 from edlm_engine import Engine
@@ -64,10 +64,9 @@ def generations(job: dict) -> dict:
     for block in job["blocks"]:
         with open_engine(job, block_length=block) as engine:
             for tpf in job["tpfs"]:
-                rate = tokens_per_second(
-                    engine, job["prefix"], job["tokens"], steps_per_block=steps_per_block(block, tpf)
-                )
-                found[f"block {block}, TPF {tpf:g}"] = rate
+                steps = steps_per_block(block, tpf)
+                rate = tokens_per_second(engine, job["prefix"], job["tokens"], steps_per_block=steps)
+                found[way(block, steps)] = rate
     return found
 
 
