@@ -37,7 +37,7 @@ void multiply(const void* x, std::int64_t row, std::int64_t rows, const Panel<T>
   const auto* at = static_cast<const std::uint32_t*>(x) + row * weight.units;
   for (std::int64_t u = 0; u < weight.units; u += kLinearUnits)
     gemm<T>({at + u, weight.units, 1}, weight.at + u * kPanel, kPanel, sums, kPanel, rows, kPanel,
-            std::min(kLinearUnits, weight.units - u), u > 0);
+            std::min(kLinearUnits, weight.units - u), u > 0, true);
 }
 
 } // namespace edlm::cpu::EDLM_ISA
