@@ -25,6 +25,13 @@ STABLE_TORCH_LIBRARY(edlm, m) {
       "unmask(Tensor ids, Tensor stats, Tensor first_row, Tensor threshold, Tensor steps_per_block, "
       "Tensor block_length, Tensor(a!) tokens, Tensor(b!) confidence, Tensor(c!) commit_step, Tensor(d!) masked, "
       "Tensor(e!) num_masked, Tensor(f!) step, Tensor(g!) status) -> ()");
+  m.def(
+      "advance(Tensor(a!) tokens, Tensor(b!) masked, Tensor(c!) clean, Tensor(d!) num_masked, "
+      "Tensor(e!) block_length, Tensor(f!) step, Tensor(g!) status, Tensor(h!) active, Tensor(i!) start, "
+      "Tensor(j!) pending, Tensor end, Tensor full_length, Tensor stop_ids, Tensor(k!) token_ids, "
+      "Tensor(l!) row_slots, Tensor(m!) positions, Tensor(n!) query_blocks, Tensor(o!) head_rows, "
+      "Tensor(p!) head_slots, Tensor(q!) head_positions, Tensor(r!) first_row, Tensor(s!) control, "
+      "Tensor snapshot, Tensor(t!) ring, Tensor(u!) host, int mask_id, bool shift, bool lay_out_only) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(edlm, CPU, m) {
@@ -34,6 +41,7 @@ STABLE_TORCH_LIBRARY_IMPL(edlm, CPU, m) {
   m.impl("block_attention", TORCH_BOX(&edlm::block_attention));
   m.impl("row_stats", TORCH_BOX(&edlm::row_stats));
   m.impl("unmask", TORCH_BOX(&edlm::unmask));
+  m.impl("advance", TORCH_BOX(&edlm::advance));
   // without CUDA kernels:
   m.impl("quantize_rows", TORCH_BOX(&edlm::quantize_rows));
   m.impl("linear", TORCH_BOX(&edlm::linear));
@@ -48,5 +56,6 @@ STABLE_TORCH_LIBRARY_IMPL(edlm, CUDA, m) {
   m.impl("block_attention", TORCH_BOX(&edlm::block_attention));
   m.impl("row_stats", TORCH_BOX(&edlm::row_stats));
   m.impl("unmask", TORCH_BOX(&edlm::unmask));
+  m.impl("advance", TORCH_BOX(&edlm::advance));
 }
 #endif

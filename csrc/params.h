@@ -155,4 +155,53 @@ struct UnmaskParams {
   std::int32_t* status;                // 1 = block finished, 0 = masks left, -1 = bad statistics
 };
 
+// What decides, on the device, whether another step follows and which one; beside it the counter of the snapshots.
+struct LoopControl {
+  std::int32_t go_on;     // a sequence denoises, and the host has not asked for a pause
+  std::int32_t commit;    // the next step has the clean rows of finished blocks to write
+  std::int32_t steps;     // of this launch of a device-side loop; the loop's own
+  std::int32_t snapshots; // written so far
+};
+
+// Host memory that the device reads and writes: snapshots, pause, then a flag per slot that ends it.
+constexpr std::int64_t kHostSnapshots = 0, kHostPause = 1, kHostStop = 2;
+
+// A batch of blocks between two steps. Inputs of a step have fixed places: `batch` slots with max_block noisy rows each
+// (none for autoregressive models: mask_id -1), then max_block clean rows each.
+struct AdvanceParams {
+  std::int64_t slots, max_block, batch, stop_ids_per_slot;
+  std::int32_t mask_id;                // -1: autoregressive
+  bool shift;                          // the token at a position is predicted by the row before it
+  bool lay_out_only;                   // nothing was computed since the last call
+  // state; per position [slots, max_block], the others [slots]
+  std::int32_t* tokens;
+  std::uint8_t* masked;
+  std::int32_t* clean;                 // tokens of the `pending` positions before the block
+  std::int32_t* num_masked;
+  std::int32_t* block_length;
+  std::int32_t* step;
+  std::int32_t* status;
+  std::int32_t* active;                // 1: denoises
+  std::int32_t* start;                 // position of the block
+  std::int32_t* pending;               // positions before it whose keys and values are still to be written
+  const std::int32_t* end;             // position behind the last block
+  const std::int32_t* full_length;     // of every block but the last
+  const std::int32_t* stop_ids;        // [slots, stop_ids_per_slot], -1 = none
+  // the next step's inputs, as in forward.py
+  std::int32_t* token_ids;             // [rows]
+  std::int32_t* row_slots;             // [rows], -1 = padding
+  std::int32_t* positions;             // [rows]
+  QueryBlock* query_blocks;            // [2 * batch]: noisy, clean
+  std::int32_t* head_rows;             // [batch * max_block], and so the two below
+  std::int32_t* head_slots;            // -1 = padding
+  std::int32_t* head_positions;
+  std::int32_t* first_row;             // [slots]
+  // what the host reads
+  LoopControl* control;
+  const std::uint8_t* snapshot;        // [snapshot_bytes], a part of the state
+  std::uint8_t* ring;                  // [ring_size, snapshot_bytes], host memory
+  std::int64_t snapshot_bytes, ring_size; // bytes: a multiple of 16
+  std::int32_t* host;                  // [kHostStop + slots]
+};
+
 } // namespace edlm

@@ -206,3 +206,72 @@ def unmask(
         num_masked[s] -= len(at)
         step[s] += 1
         status[s] = int(num_masked[s] == 0)
+
+
+def advance(
+    tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end, full_length,
+    stop_ids, token_ids, row_slots, positions, query_blocks, head_rows, head_slots, head_positions, first_row,
+    control, snapshot, ring, host, mask_id: int, shift: bool, lay_out_only: bool,
+) -> None:  # fmt: skip
+    """ops.advance()."""
+    slots, width = tokens.shape
+    batch = len(head_rows) // width
+    if not lay_out_only:
+        ring[int(control[3]) % len(ring)] = snapshot
+        control[3] += 1
+        host[0] = control[3]
+    for s in range(slots):
+        if active[s] and not lay_out_only:
+            _take_step(s, tokens, masked, clean, num_masked, block_length, step, status, active, start, pending,
+                       end, full_length, stop_ids, mask_id, shift)  # fmt: skip
+        active[s] = int(bool(active[s]) and s < batch and host[2 + s] == 0)
+    first_row[:] = torch.where(active > 0, torch.arange(slots) * width, -1)
+    control[0] = int(bool(active.any()) and host[1] == 0)
+    control[1] = int(bool(((active > 0) & (pending > 0)).any()))
+    for padding in (row_slots, head_slots, query_blocks[:, 0]):
+        padding.fill_(-1)
+    for unused in (token_ids, positions, head_rows, head_positions, query_blocks[:, 1:5]):
+        unused.zero_()
+    clean_rows = batch * width if mask_id >= 0 else 0
+    noisy_row = (torch.arange(batch) * width) * int(mask_id >= 0)
+    query_blocks[:, 5] = torch.cat((noisy_row, clean_rows + torch.arange(batch) * width))
+    for s in torch.where(active[:batch] > 0)[0].tolist():
+        length, before, begin = int(block_length[s]), int(pending[s]), int(start[s])
+        groups = [(batch + s, clean_rows + s * width, clean[s, :before], begin - before)]
+        if mask_id >= 0:
+            groups.append((s, s * width, tokens[s, :length], begin))
+        for index, row, content, first in groups:
+            if count := len(content):
+                rows = slice(row, row + count)
+                token_ids[rows], row_slots[rows] = content, s
+                positions[rows] = torch.arange(first, first + count)
+                query_blocks[index, :4] = torch.tensor([s, first, count, first + count])
+        predicting = torch.arange(length) + (s * width - shift if mask_id >= 0 else 0)
+        if shift:
+            predicting[0] = clean_rows + s * width + before - 1
+        wanted = torch.where(masked[s, :length] > 0)[0]
+        heads = slice(s * width, s * width + len(wanted))
+        head_rows[heads], head_slots[heads], head_positions[heads] = predicting[wanted].int(), s, begin + wanted.int()
+
+
+def _take_step(s, tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end,
+               full_length, stop_ids, mask_id, shift):  # fmt: skip
+    length = int(block_length[s])
+    if shift:
+        clean[s, 0] = clean[s, int(pending[s]) - 1].clone()
+    pending[s] = int(shift)
+    gap_free = int((masked[s, :length].cumsum(0) == 0).sum())
+    if status[s] < 0 or bool(torch.isin(tokens[s, :gap_free], stop_ids[s]).any()):
+        active[s] = 0
+    elif status[s] > 0:
+        clean[s, :length] = tokens[s, :length]
+        pending[s] = length
+        start[s] += length
+        left = int(end[s] - start[s])
+        if left <= 0:
+            active[s] = 0
+            return
+        new = min(left, int(full_length[s]))
+        tokens[s], masked[s], step[s], status[s] = max(mask_id, 0), 0, 0, 0
+        masked[s, :new] = 1
+        num_masked[s] = block_length[s] = new

@@ -31,5 +31,6 @@ const char* compiled_isas();
 // Need no instruction set of their own. Items: rows, slots.
 void row_stats_finish(const RowStatsParams&, std::int64_t begin, std::int64_t end);
 void unmask(const UnmaskParams&, std::int64_t begin, std::int64_t end);
+void advance(const AdvanceParams&);
 
 } // namespace edlm::cpu

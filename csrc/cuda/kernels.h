@@ -19,5 +19,6 @@ void launch_qkv_prepare(const QkvPrepareParams&, void* stream);
 void launch_block_attention(const BlockAttentionParams&, const AttentionPlan&, void* stream);
 void launch_row_stats(const RowStatsParams&, void* stream);
 void launch_unmask(const UnmaskParams&, void* stream);
+void launch_advance(const AdvanceParams&, void* stream);
 
 } // namespace edlm

@@ -33,6 +33,18 @@ __device__ __forceinline__ V shuffle_up(V value, int delta) {
   return __shfl_up_sync(kAllLanes, value, delta);
 }
 
+// Memory that the host looks at while a kernel runs: what was written before the fence is there before what is written
+// after it; loads and stores are not kept in a cache.
+__device__ __forceinline__ void fence_system() { __threadfence_system(); }
+__device__ __forceinline__ void store_system(std::int32_t* to, std::int32_t value) {
+  asm volatile("st.relaxed.sys.global.s32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+__device__ __forceinline__ std::int32_t load_system(const std::int32_t* from) {
+  std::int32_t value;
+  asm volatile("ld.relaxed.sys.global.s32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+  return value;
+}
+
 // Dynamic shared memory of the launch, aligned to 128 bytes.
 __device__ __forceinline__ char* shared_memory() {
   extern __shared__ __align__(128) char edlm_shared[];

@@ -1,5 +1,6 @@
 // The launches of cuda/kernels.h on the simulator, for a build of the torch side that takes the CPU's tensors for a
 // GPU's: what lies between torch and the kernels then runs without a GPU, too.
+#include "../cuda/advance.cu"
 #include "../cuda/block_attention.cu"
 #include "../cuda/qkv_prepare.cu"
 #include "../cuda/rms_norm.cu"

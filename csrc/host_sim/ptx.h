@@ -66,6 +66,10 @@ inline V shuffle_up(V value, int delta) {
   return shuffle_from(value, lane_index() - delta);
 }
 
+inline void fence_system() {}
+inline void store_system(std::int32_t* to, std::int32_t value) { *to = value; }
+inline std::int32_t load_system(const std::int32_t* from) { return *from; }
+
 inline char* shared_memory() { return machine.shared_memory(); }
 
 inline void copy_async(void* shared, const void* global, bool valid) { machine.copy_async(shared, global, valid); }

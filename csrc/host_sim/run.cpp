@@ -1,6 +1,7 @@
 // Runs one case of one op: run <op> <seed> < case > outputs.
 #include <exception>
 
+#include "../cuda/advance.cuh"
 #include "../cuda/block_attention.cuh"
 #include "../cuda/qkv_prepare.cuh"
 #include "../cuda/rms_norm.cuh"
@@ -106,9 +107,39 @@ void unmask(const Case& c) {
                stream);
 }
 
+void advance(const Case& c) {
+  AdvanceParams p{};
+  p.slots = c.integer("slots");
+  p.max_block = c.integer("max_block");
+  p.batch = c.integer("batch");
+  p.stop_ids_per_slot = c.integer("stop_ids_per_slot");
+  p.mask_id = static_cast<std::int32_t>(c.integer("mask_id"));
+  p.shift = c.integer("shift") != 0;
+  p.lay_out_only = c.integer("lay_out_only") != 0;
+  p.snapshot_bytes = c.integer("snapshot_bytes");
+  p.ring_size = c.integer("ring_size");
+  p.masked = c.buffer<std::uint8_t>("masked");
+  p.end = c.buffer<std::int32_t>("end");
+  p.full_length = c.buffer<std::int32_t>("full_length");
+  p.stop_ids = c.buffer<std::int32_t>("stop_ids");
+  p.query_blocks = c.buffer<QueryBlock>("query_blocks");
+  p.control = c.buffer<LoopControl>("control");
+  p.snapshot = c.buffer<std::uint8_t>("snapshot");
+  p.ring = c.buffer<std::uint8_t>("ring");
+  const std::pair<const char*, std::int32_t**> rest[] = {
+      {"tokens", &p.tokens},         {"clean", &p.clean},         {"num_masked", &p.num_masked},
+      {"step", &p.step},             {"status", &p.status},       {"block_length", &p.block_length},
+      {"active", &p.active},         {"start", &p.start},         {"pending", &p.pending},
+      {"token_ids", &p.token_ids},   {"row_slots", &p.row_slots}, {"positions", &p.positions},
+      {"head_rows", &p.head_rows},   {"host", &p.host},           {"head_slots", &p.head_slots},
+      {"first_row", &p.first_row},   {"head_positions", &p.head_positions}};
+  for (const auto& [name, field] : rest) *field = c.buffer<std::int32_t>(name);
+  cuda::advance(p, stream);
+}
+
 const std::map<std::string, void (*)(const Case&)> ops{
     {"rms_norm", rms_norm},   {"silu_mul", silu_mul}, {"qkv_prepare", qkv_prepare}, {"block_attention", block_attention},
-    {"row_stats", row_stats}, {"unmask", unmask},     {"broken", host_sim::broken}};
+    {"row_stats", row_stats}, {"unmask", unmask},     {"advance", advance},         {"broken", host_sim::broken}};
 
 } // namespace
 } // namespace edlm

@@ -37,4 +37,12 @@ void unmask(const Tensor& ids, const Tensor& stats, const Tensor& first_row, con
             const Tensor& commit_step, const Tensor& masked, const Tensor& num_masked, const Tensor& step,
             const Tensor& status);
 
+void advance(const Tensor& tokens, const Tensor& masked, const Tensor& clean, const Tensor& num_masked,
+             const Tensor& block_length, const Tensor& step, const Tensor& status, const Tensor& active,
+             const Tensor& start, const Tensor& pending, const Tensor& end, const Tensor& full_length,
+             const Tensor& stop_ids, const Tensor& token_ids, const Tensor& row_slots, const Tensor& positions,
+             const Tensor& query_blocks, const Tensor& head_rows, const Tensor& head_slots,
+             const Tensor& head_positions, const Tensor& first_row, const Tensor& control, const Tensor& snapshot,
+             const Tensor& ring, const Tensor& host, std::int64_t mask_id, bool shift, bool lay_out_only);
+
 } // namespace edlm
