@@ -155,4 +155,11 @@ struct UnmaskParams {
   std::int32_t* status;                // 1 = block finished, 0 = masks left, -1 = bad statistics
 };
 
+// What a denoising step leaves in device memory for the loop around it. The step's last kernel writes the first two.
+struct LoopControl {
+  std::int32_t go_on;  // 1 = some sequence still denoises and the host has not asked for a pause
+  std::int32_t commit; // 1 = the next step has clean rows of finished blocks to write
+  std::int32_t steps;  // of this launch so far; the loop's own
+};
+
 } // namespace edlm
