@@ -42,6 +42,11 @@ class Engine:
         GPU within what the weights leave.
     num_threads: of the stepping thread; None: torch's setting, but no more than there are physical cores to
         use, by affinity and cgroup. They sleep between steps, and tokens do not depend on their number.
+    stepping: who leads from one denoising step to the next. "eager": the host, which waits for each. Else the
+        device, which the host follows some steps behind, with the same tokens in float32: "device", a loop on
+        the GPU (CUDA 12.4 or later); "graph", a captured graph per step; "static", neither (any device, to
+        try the same things out). "auto": the first of "device" and "graph" that the GPU can do, "eager" on a
+        CPU.
 
     Raises CheckpointError for a folder that cannot be used, ValueError for bad arguments, and on a GPU
     torch.OutOfMemoryError, which says how much is needed and how much is free.
@@ -63,17 +68,19 @@ class Engine:
         max_batch_size=16,
         kv_cache_tokens=None,
         num_threads=None,
+        stepping="auto",
     ):
         options = EngineOptions(
             device=device, dtype=dtype, load_format=load_format, quantization=quantization,
             block_length=block_length, mask_token_id=mask_token_id, prefill=prefill,
             fused_commit=fused_commit, max_batch_size=max_batch_size, kv_cache_tokens=kv_cache_tokens,
-            num_threads=num_threads,
+            num_threads=num_threads, stepping=stepping,
         )  # fmt: skip
         self.default_params = load_settings(settings) if settings is not None else SamplingParams()
         parts = open_engine(model, options)
         self.config, self.decoding, self.path = parts.config, parts.decoding, parts.path
         self.dtype, self.device, self.kv_cache_tokens = parts.dtype, parts.device, parts.kv_cache_tokens
+        self.stepping = parts.stepping
         self.quantization, self.num_threads = parts.quantization, parts.loop.num_threads
         self.tokenizer, self._chat_template, self._loop = parts.tokenizer, parts.chat_template, parts.loop
         self._check_block_length(self.default_params)

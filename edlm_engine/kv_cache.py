@@ -35,11 +35,15 @@ class PagedKVCache:
     def free_tokens(self) -> int:
         return len(self._free_pages) * PAGE_LENGTH
 
+    def has_room(self, tokens: int) -> bool:
+        """Whether reserve() would find a slot with so many positions."""
+        return bool(self._free_slots) and pages_for(tokens) <= len(self._free_pages)
+
     def reserve(self, tokens: int) -> int | None:
         """A slot with pages for `tokens` positions; None while there is no room for it."""
-        count = pages_for(tokens)
-        if not self._free_slots or count > len(self._free_pages):
+        if not self.has_room(tokens):
             return None
+        count = pages_for(tokens)
         slot = self._free_slots.pop()
         pages = [self._free_pages.pop() for _ in range(count)]
         self._pages[slot] = pages

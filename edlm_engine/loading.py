@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 
 from . import gpu, ops
+from .ahead import RunAhead
 from .checkpoint import Checkpoint, DummyTensors, resolve
 from .decoding.block_state import BlockState
+from .device_loop import why_unsupported
 from .errors import CheckpointError
 from .kv_cache import PAGE_LENGTH, PagedKVCache
 from .loop import EngineLoop
@@ -21,6 +23,7 @@ from .scheduler import Scheduler
 from .tokenizer import ChatTemplate, Tokenizer, load_chat_template, load_tokenizer
 
 MAX_PROMPT_ROWS = 4096  # prompt rows of one forward: bounds its activations
+STEPPINGS = ("eager", "static", "graph", "device")
 DEFAULT_CONTEXT = 4096  # positions per sequence that the default cache has room for
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -40,11 +43,13 @@ class EngineOptions:
     max_batch_size: int
     kv_cache_tokens: int | None
     num_threads: int | None
+    stepping: str = "auto"
 
     def __post_init__(self):
         self._choice("device", ("auto", "cpu", "cuda"))
         self._choice("dtype", ("auto", *_DTYPES))
         self._choice("load_format", ("auto", "dummy"))
+        self._choice("stepping", ("auto", *STEPPINGS))
         if self.prefill is not None:
             self._choice("prefill", PREFILLS)
         if self.quantization is not None:
@@ -76,6 +81,7 @@ class EngineParts:
     kv_cache_tokens: int
     tokenizer: Tokenizer | None
     chat_template: ChatTemplate | None
+    stepping: str
     loop: EngineLoop
 
 
@@ -91,6 +97,7 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     quantization = options.quantization or checkpoint.quantization
     if quantization and device != "cpu":
         raise ValueError(f"quantization={quantization!r} runs on the CPU only so far; use device='cpu'")
+    stepping = choose_stepping(options.stepping, device, options.fused_commit)
     where = torch.device(device)
     if device == "cuda":  # by its index: the stepping thread's current GPU may be another one
         where = torch.device(device, torch.cuda.current_device())
@@ -106,13 +113,17 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     slots = options.max_batch_size
     tokens = cache_tokens(config, options, _DTYPES[dtype], where)
     cache = PagedKVCache(config, tokens, slots, _DTYPES[dtype], where)
-    state = BlockState(slots, decoding.block_length, decoding.mask_token_id, where)
+    apart = stepping != "eager"  # the host's side shows a step that is past
+    state = BlockState(slots, decoding.block_length, decoding.mask_token_id, where, apart)
     rows = max(MAX_PROMPT_ROWS, decoding.block_length)
     scheduler = Scheduler(cache, state, decoding, fused_commit=options.fused_commit, max_rows=rows)
-    loop = EngineLoop(scheduler, Runner(transformer, cache, state), options.num_threads)
+    runner = Runner(transformer, cache, state)
+    ahead = None if stepping == "eager" else RunAhead(stepping, scheduler, runner, decoding)
+    loop = EngineLoop(scheduler, runner, options.num_threads, ahead)
     return EngineParts(
-        path, config, decoding, device, dtype, quantization, tokens, tokenizer, load_chat_template(path), loop
-    )
+        path, config, decoding, device, dtype, quantization, tokens, tokenizer, load_chat_template(path),
+        stepping, loop,
+    )  # fmt: skip
 
 
 def choose_device(device: str, config: ModelConfig | None = None) -> str:
@@ -123,6 +134,22 @@ def choose_device(device: str, config: ModelConfig | None = None) -> str:
     if device == "cuda" and reason:
         raise ValueError(f"device='cuda': {reason}; use device='cpu'")
     return "cpu" if reason else "cuda"
+
+
+def choose_stepping(stepping: str, device: str, fused_commit: bool) -> str:
+    """ "auto": on a GPU the loop there, or where it knows none a graph per step; eager on the CPU, and where
+    commits are not fused."""
+    if stepping in ("graph", "device") and device == "cpu":
+        raise ValueError(f"stepping={stepping!r} needs a GPU; use 'eager' or 'static'")
+    if stepping not in ("auto", "eager") and not fused_commit:
+        raise ValueError(f"stepping={stepping!r} fuses commits; use 'eager' with fused_commit=False")
+    if stepping == "device" and (reason := why_unsupported()):
+        raise ValueError(f"stepping='device': {reason}; use 'graph'")
+    if stepping != "auto":
+        return stepping
+    if device == "cpu" or not fused_commit:
+        return "eager"
+    return "graph" if why_unsupported() else "device"
 
 
 def choose_dtype(dtype: str, device: str) -> str:

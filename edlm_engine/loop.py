@@ -5,6 +5,7 @@ from collections import deque
 
 import torch
 
+from .ahead import RunAhead
 from .errors import EngineClosedError
 from .machine import default_threads
 from .runner import Runner
@@ -14,11 +15,14 @@ from .scheduler import Request, Scheduler
 class EngineLoop:
     """Owns the scheduler and the runner: nothing else touches them once the thread runs.
 
-    The thread starts with the first request and sleeps while there is nothing to do.
+    The thread starts with the first request and sleeps while there is nothing to do. ahead: takes over
+    whenever all prompts are in the cache; without it every step is laid out here.
     """
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, num_threads: int | None):
-        self._scheduler, self._runner = scheduler, runner
+    def __init__(
+        self, scheduler: Scheduler, runner: Runner, num_threads: int | None, ahead: RunAhead | None = None
+    ):
+        self._scheduler, self._runner, self._ahead = scheduler, runner, ahead
         # torch hands the last setting of any thread to new ones: without a number of its own, one engine's
         # thread would take over another engine's
         self.num_threads = num_threads or min(torch.get_num_threads(), default_threads())
@@ -72,17 +76,30 @@ class EngineLoop:
         with self._wake:
             while not (self._closed or self._inbox or scheduler.waiting or scheduler.running):
                 self._wake.wait()
-            scheduler.waiting.extend(self._inbox)
-            self._inbox.clear()
+            self._take_inbox()
             return not self._closed
+
+    def _take_inbox(self):
+        self._scheduler.waiting.extend(self._inbox)
+        self._inbox.clear()
 
     def _step(self):
         scheduler = self._scheduler
         scheduler.drop_cancelled()
         scheduler.admit()
-        if scheduler.running:
+        if not scheduler.running:
+            return
+        if self._ahead is None or scheduler.prompts_due:
             self._runner.step(scheduler.layout())
             scheduler.advance()
+        else:
+            self._ahead.run(self._interrupted)
+
+    def _interrupted(self) -> bool:
+        """Whether there is something to do that only happens between two steps of the host's own."""
+        with self._wake:
+            self._take_inbox()
+            return self._closed or self._scheduler.can_admit
 
     def _abandon(self):
         error = EngineClosedError("the engine was closed before the request finished")

@@ -291,33 +291,33 @@ def advance(
 ) -> None:
     """From one denoising step to the next without the host: take what unmask() left, lay out the next rows.
 
-    State, int32 but for masked (uint8), in place. Per position, [slots, max_block]: tokens, masked, clean (the
-    first `pending` are the tokens before the block). Per slot: num_masked, block_length, step, status as in
-    unmask(); active (1: denoises), start (position of the block), pending (positions before it whose keys and
-    values are still to be written: "clean rows"), end (position behind the last block), full_length (of every
-    block but the last); stop_ids [slots, n], -1 = none.
-    Of every active slot the pending rows are taken as written. It becomes inactive when its status is negative,
-    when one of its stop_ids has no mask before it, when a block is finished and `end` reached, or when host says
-    so; else a finished block's tokens become clean and a block of mask_id begins behind it. shift: the token at
-    a position is predicted by the row before it, so the last clean row stays pending. mask_id -1 (autoregressive
-    models): blocks of 1, and no noisy rows.
+    State, int32 but for masked (uint8), in place. Per position, [slots, max_block]: tokens, masked, clean
+    (the first `pending` are the tokens before the block). Per slot: num_masked, block_length, step, status as
+    in unmask(); active (1: denoises), start (position of the block), pending (positions before it whose keys
+    and values are still to be written: "clean rows"), end (position behind the last block), full_length (of
+    every block but the last); stop_ids [slots, n], -1 = none. Of every active slot the pending rows are taken
+    as written. It becomes inactive when its status is negative, when one of its stop_ids has no mask before
+    it, when a block is finished and `end` reached, or when host says so; else a finished block's tokens
+    become clean and a block of mask_id begins behind it. shift: the token at a position is predicted by the
+    row before it, so the last clean row stays pending. mask_id -1 (autoregressive models): blocks of 1, and
+    no noisy rows.
 
     Inputs of the next step for the slots [0, batch), as in ForwardInputs, with fixed places: row slot *
     max_block + j is position j of its block, behind all of these (batch * max_block) come as many clean rows;
     query_blocks int32 [2 * batch, 6], noisy ones first; head_rows, head_slots, head_positions int32 [batch *
-    max_block], a slot's masked positions from slot * max_block on; first_row int32 [slots]. What is not used is
-    padding (slot -1).
+    max_block], a slot's masked positions from slot * max_block on; first_row int32 [slots]. What is not used
+    is padding (slot -1).
 
     control: int32 [4]: whether another step follows, whether it has clean rows, one that is left alone,
     snapshots written. snapshot: uint8 [n], memory of the state as it came, is copied to ring[written % rows],
-    uint8 [rows, n] on the host, and host[0] = written follows. host: int32 [2 + slots] on the host: written, the
-    host's wish to pause, and for every slot its wish to end it. lay_out_only: nothing ran since the last call:
-    only lay out. On a GPU, ring and host must be pinned memory.
+    uint8 [rows, n] on the host, and host[0] = written follows. host: int32 [2 + slots] on the host: written,
+    the host's wish to pause, and for every slot its wish to end it. lay_out_only: nothing ran since the last
+    call: only lay out. On a GPU, ring and host must be pinned memory.
     """
     _edlm.advance.default(
-        tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end, full_length,
-        stop_ids, token_ids, row_slots, positions, query_blocks, head_rows, head_slots, head_positions, first_row,
-        control, snapshot, ring, host, mask_id, shift, lay_out_only,
+        tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end,
+        full_length, stop_ids, token_ids, row_slots, positions, query_blocks, head_rows, head_slots,
+        head_positions, first_row, control, snapshot, ring, host, mask_id, shift, lay_out_only,
     )  # fmt: skip
 
 

@@ -222,7 +222,8 @@ def advance(
         host[0] = control[3]
     for s in range(slots):
         if active[s] and not lay_out_only:
-            _take_step(s, tokens, masked, clean, num_masked, block_length, step, status, active, start, pending,
+            _take_step(s, tokens, masked, clean, num_masked, block_length, step, status, active, start,
+            pending,
                        end, full_length, stop_ids, mask_id, shift)  # fmt: skip
         active[s] = int(bool(active[s]) and s < batch and host[2 + s] == 0)
     first_row[:] = torch.where(active > 0, torch.arange(slots) * width, -1)
@@ -251,7 +252,11 @@ def advance(
             predicting[0] = clean_rows + s * width + before - 1
         wanted = torch.where(masked[s, :length] > 0)[0]
         heads = slice(s * width, s * width + len(wanted))
-        head_rows[heads], head_slots[heads], head_positions[heads] = predicting[wanted].int(), s, begin + wanted.int()
+        head_rows[heads], head_slots[heads], head_positions[heads] = (
+            predicting[wanted].int(),
+            s,
+            begin + wanted.int(),
+        )
 
 
 def _take_step(s, tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end,

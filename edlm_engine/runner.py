@@ -18,12 +18,22 @@ class Runner:
 
     def step(self, inputs: ForwardInputs):
         """Run all rows of `inputs`; the slots that denoise have new tokens in the block state afterwards."""
+        if len(inputs.head_rows):
+            self.state.upload()  # with a download behind it: until then the host must leave its side alone
+        self.compute(inputs)
+        if len(inputs.head_rows):
+            self.state.download()
+
+    def compute(self, inputs: ForwardInputs):
+        """step() on the device alone."""
         hidden = self.model.forward(inputs, self.cache)
         if len(hidden):
-            self.state.upload()  # with a download behind it: until then the host must leave its side alone
             ids, stats = self._row_stats(hidden, inputs)
             commit_confident(self.state, ids, stats, inputs.first_row)
-            self.state.download()
+
+    def buffers(self) -> list[torch.Tensor]:
+        """The memory that steps use now: later, larger ones may replace it."""
+        return [self._ids, self._stats, *self.model.buffers()]
 
     def _row_stats(self, hidden: torch.Tensor, inputs: ForwardInputs):
         state = self.state

@@ -31,6 +31,11 @@ class Request:
     submitted: float = field(default_factory=perf_counter)
     cancelled: bool = False
 
+    @property
+    def length(self) -> int:
+        """Positions of the prompt and all that may follow."""
+        return len(self.prompt) + self.params.max_new_tokens
+
 
 class Sequence:
     """A running request: its slot, its tokens, and how far its clean keys and values reach.
@@ -81,11 +86,15 @@ class Scheduler:
         self.running: list[Sequence] = []
         self._denoising: list[Sequence] = []  # sequences with an active block in the forward under way
 
+    @property
+    def can_admit(self) -> bool:
+        return bool(self.waiting) and self.cache.has_room(self.waiting[0].length)
+
     def admit(self):
         """Move requests from waiting to running while slots and pages last."""
         while self.waiting:
             request = self.waiting[0]
-            slot = self.cache.reserve(len(request.prompt) + request.params.max_new_tokens)
+            slot = self.cache.reserve(request.length)
             if slot is None:
                 return
             self.waiting.popleft()
@@ -141,6 +150,32 @@ class Scheduler:
         if cached < sequence.block_start:
             return [QueryBlock(slot, cached, sequence.block_start - cached, sequence.block_start)]
         return []
+
+    @property
+    def prompts_due(self) -> bool:
+        """Whether the cache lacks a part of a running sequence's prompt."""
+        return any(sequence.cached < len(sequence.request.prompt) for sequence in self.running)
+
+    def hand_over(self):
+        """Write into the block state all that ops.advance needs to go on from here by itself. The prompts
+        must be in the cache."""
+        self.state.host.active[:] = 0
+        for sequence in self.running:
+            clean = sequence.tokens[sequence.cached :]
+            if self.decoding.token_shift:  # the row of the last clean token predicts the first of the block
+                clean = clean or sequence.tokens[-1:]
+            self.state.go_on_from(
+                sequence.slot, sequence.block_start, clean, sequence.request.length, sequence.block_length,
+                sequence.request.transcript.ending_ids,
+            )  # fmt: skip
+
+    def replay(self):
+        """advance() by a step that ops.advance led to, once the block state shows what it left."""
+        self._denoising = [s for s in self.running if self.state.host.active[s.slot]]
+        for sequence in self._denoising:
+            sequence.cached = sequence.block_start
+            sequence.denoisings += 1
+        self.advance()
 
     def advance(self):
         """Take the committed tokens of the last forward; finished and failed sequences leave."""

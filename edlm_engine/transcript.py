@@ -22,6 +22,11 @@ class Transcript:
         self.token_ids: list[int] = []
         self.finish_reason: str | None = None
 
+    @property
+    def ending_ids(self) -> frozenset[int]:
+        """The ids that end the request."""
+        return self._eos | self._stop_ids
+
     def extend(self, token_ids: list[int]):
         """Accept tokens up to the one that ends the request, if one does."""
         before = len(self.token_ids)
@@ -54,7 +59,7 @@ class Transcript:
 
     def _decode(self, count: int) -> str:
         ids = self.token_ids[:count]
-        if count == len(self.token_ids) and ids and ids[-1] in self._eos | self._stop_ids:
+        if count == len(self.token_ids) and ids and ids[-1] in self.ending_ids:
             ids.pop()  # the id that ends a text is no part of it
         return self._tokenizer.decode(ids) if self._tokenizer else ""
 

@@ -30,7 +30,7 @@ void mock_script(const std::int32_t* pairs, int count, std::int32_t* control) {
   mock::state.control = reinterpret_cast<edlm::LoopControl*>(control);
   mock::state.script.clear();
   mock::state.played = 0;
-  for (int i = 0; i < count; ++i) mock::state.script.push_back({pairs[2 * i], pairs[2 * i + 1], -77});
+  for (int i = 0; i < count; ++i) mock::state.script.push_back({pairs[2 * i], pairs[2 * i + 1], -77, 0});
   *mock::state.control = count ? mock::state.script[mock::state.played++] : edlm::LoopControl{0, 1, -77, 0};
 }
 

@@ -34,5 +34,5 @@ def assert_dropped(engine, request):
 
 def slow_down(engine, seconds=0.004):
     """Makes every step take a while, so that a request is surely still running when the test comes to it."""
-    step = engine._loop._runner.step
-    engine._loop._runner.step = lambda inputs: (time.sleep(seconds), step(inputs))
+    compute = engine._loop._runner.compute
+    engine._loop._runner.compute = lambda inputs: (time.sleep(seconds), compute(inputs))

@@ -231,3 +231,75 @@ def unmask_state(slots: int, max_block: int, seed: int) -> dict[str, Tensor]:
         "step": integers(0, 10, slots),
         "status": integers(0, 2, slots),
     }
+
+
+def advance_state(
+    slots: int,
+    batch: int,
+    max_block: int,
+    seed: int,
+    *,
+    shift=False,
+    autoregressive=False,
+    lay_out_only=False,
+) -> dict[str, Tensor | int | bool]:
+    """All arguments of advance: blocks that are under way, finished, failed, at their end or at a stop id,
+    some inactive, some that the host wants ended; what the op only writes is poisoned."""
+    g = torch.Generator().manual_seed(seed)
+
+    def integers(low: int, high: int, *shape: int) -> Tensor:
+        return torch.randint(low, high, shape, generator=g, dtype=torch.int32)
+
+    def often(share: float, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=g) < share
+
+    shift |= autoregressive
+    full_length = (integers(0, 1000, slots) % max_block + 1).int()
+    block_length = torch.minimum(full_length, integers(1, max_block + 1, slots))
+    inside = torch.arange(max_block) < block_length[:, None]
+    finished = often(0.4, slots)
+    masked = (often(0.5, slots, max_block) & inside & ~finished[:, None]).to(torch.uint8)
+    finished = masked.sum(1) == 0
+    start = integers(max_block, 500, slots)
+    state = torch.randint(0, 256, (64 * (1 + seed % 5),), generator=g, dtype=torch.uint8)
+    heads, rows = batch * max_block, (1 if autoregressive else 2) * batch * max_block
+    arguments = {
+        "tokens": integers(0, 60, slots, max_block),
+        "masked": masked,
+        "clean": integers(0, 60, slots, max_block),
+        "num_masked": masked.sum(1).int(),
+        "block_length": block_length,
+        "step": integers(0, 9, slots),
+        "status": torch.where(often(0.1, slots), -1, finished.int()).int(),
+        "active": often(0.8, slots).int(),
+        "start": start,
+        "pending": integers(int(shift), max_block + 1, slots),
+        "end": (start + block_length + integers(0, 3, slots) * integers(1, max_block + 1, slots)).int(),
+        "full_length": full_length,
+        "stop_ids": torch.where(often(0.1, slots, 8), integers(0, 60, slots, 8), -1).int(),
+    }
+    written = {
+        "token_ids": (rows,), "row_slots": (rows,), "positions": (rows,), "query_blocks": (2 * batch, 6),
+        "head_rows": (heads,), "head_slots": (heads,), "head_positions": (heads,), "first_row": (slots,),
+    }  # fmt: skip
+    arguments |= {name: torch.full(shape, ABSURD, dtype=torch.int32) for name, shape in written.items()}
+    arguments["control"] = ints([7, 7, 77, seed % 1000])
+    arguments["snapshot"] = state
+    arguments["ring"] = torch.full((3, len(state)), 99, dtype=torch.uint8)
+    arguments["host"] = torch.cat((ints([seed % 1000, seed % 7 == 0]), often(0.1, slots).int()))
+    mask_id = -1 if autoregressive else 3
+    return arguments | {"mask_id": mask_id, "shift": shift, "lay_out_only": lay_out_only}
+
+
+# slots, batch, longest block and switches of advance_state()
+ADVANCE_CASES = {
+    "one": (1, 1, 16, {}),
+    "small": (5, 4, 4, {}),
+    "blocks_of_one": (6, 4, 1, {}),
+    "long": (19, 16, 40, {}),
+    "long_shift": (19, 16, 70, {"shift": True}),
+    "shift": (5, 4, 8, {"shift": True}),
+    "autoregressive": (9, 8, 1, {"autoregressive": True}),
+    "lay_out": (5, 4, 8, {"lay_out_only": True}),
+    "lay_out_shift": (5, 4, 8, {"lay_out_only": True, "shift": True}),
+}

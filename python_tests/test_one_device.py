@@ -42,10 +42,9 @@ class DeviceState:
     mask_token_id = 127
 
     def __init__(self, slots: int, length: int):
-        for name, dtype in block_state._PER_POSITION.items():
-            setattr(self, name, torch.zeros(slots, length, dtype=dtype, device=ELSEWHERE))
-        for name, dtype in block_state._PER_SLOT.items():
-            setattr(self, name, torch.zeros(slots, dtype=dtype, device=ELSEWHERE))
+        shapes = {"position": (slots, length), "slot": (slots,), "stop": (slots, 8)}
+        for name, (dtype, kind) in block_state.FIELDS.items():
+            setattr(self, name, torch.zeros(shapes[kind], dtype=dtype, device=ELSEWHERE))
         self.moves = []
 
     def upload(self):

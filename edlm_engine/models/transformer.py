@@ -60,6 +60,9 @@ class Workspace:
             }
         return {name: buffer[:count] for name, buffer in self._buffers.items()}
 
+    def buffers(self) -> list[torch.Tensor]:
+        return list(self._buffers.values())
+
 
 class Transformer:
     """Weights and forward pass.
@@ -99,6 +102,10 @@ class Transformer:
             ops.silu_mul(layer.gate_up(normed, buffers["gate_up"]), buffers["activated"])
             delta = layer.down(buffers["activated"], buffers["delta"])
         return self._final_norm(x, delta, inputs.head_rows)
+
+    def buffers(self) -> list[torch.Tensor]:
+        """The memory of activations as it is now: a larger forward replaces it."""
+        return [*self._workspace.buffers(), *self._head_workspace.buffers()]
 
     def _final_norm(self, x, delta, head_rows) -> torch.Tensor:
         buffers = self._head_workspace.rows(len(head_rows))
