@@ -8,20 +8,28 @@ from rich.table import Table
 
 from .engine import Engine
 from .metering import Meter, step_times
+from .profiling import gpu_activity
 from .progress import progress_bar
 
 _LABELS = {
+    "ms_per_step": ("ms from step to step", "{:.2f}"),
     "ms_per_forward": ("ms per forward, median", "{:.2f}"),
+    "host_ms_per_step": ("ms of Python and C++ per step, on the host", "{:.2f}"),
     "tokens_per_s": ("tokens/s", "{:.0f}"),
     "forwards_per_s": ("forwards/s", "{:.1f}"),
     "tokens_per_forward": ("tokens per forward", "{:.2f}"),
     "head_and_unmask_share": ("time in head and unmasking", "{:.1%}"),
     "scheduler_and_python_share": ("time in scheduler and Python", "{:.1%}"),
-}
+    "synchronisations_per_block": ("waits for the GPU per block", "{:.1f}"),
+    "launches_per_step": ("launches per step", "{:.1f}"),
+    "kernels_per_step": ("kernels per step", "{:.0f}"),
+    "outside_kernels_share": ("time outside kernels", "{:.1%}"),
+}  # a figure is left out where it cannot be seen
 
 
 def measure(engine: Engine, prefix: int, steps: int, max_new_tokens: int) -> dict:
-    """{"engine", "step_ms": {rows: ms}, "generation": figures of Meter.run}, by the fixed schedule.
+    """{"engine", "step_ms": {rows: ms}, "generation": figures of Meter.run and, on a GPU, of gpu_activity},
+    by the fixed schedule.
 
     engine: fresh, without a request before. Raises ValueError for an autoregressive checkpoint, and where
     prefix and tokens do not fit.
@@ -34,13 +42,17 @@ def measure(engine: Engine, prefix: int, steps: int, max_new_tokens: int) -> dic
         step_seconds = step_times(engine, rows, prefix)
         advance()
         prompt = [1 + i % 64 for i in range(prefix)]
-        params = {"max_new_tokens": max_new_tokens, "threshold": None, "steps_per_block": steps}
+        params = {"max_new_tokens": max_new_tokens, "threshold": None, "steps_per_block": steps,
+                  "ignore_eos": True}  # fmt: skip
         meter = Meter(engine)
-        meter.run([prompt], ignore_eos=True, **params)
-        generation = meter.run([prompt], ignore_eos=True, **params)
+        meter.run([prompt], **params)
+        generation = meter.run([prompt], **params)
+        if engine.device == "cuda":
+            generation |= gpu_activity(engine, [prompt], params, generation["steps"])
         advance()
     about = {"model": engine.path.name, "device": engine.device, "dtype": engine.dtype,
-             "quantization": engine.quantization, "threads": engine.num_threads, "prefix": prefix,
+             "quantization": engine.quantization, "stepping": engine.stepping,
+             "threads": engine.num_threads, "prefix": prefix,
              "block_length": longest, "steps_per_block": steps}  # fmt: skip
     return {
         "engine": about,
@@ -59,7 +71,8 @@ def print_tables(console: Console, found: dict) -> None:
     console.print(table)
     table = Table("", "", title="One generation", show_header=False)
     for key, (label, form) in _LABELS.items():
-        table.add_row(label, form.format(found["generation"][key]))
+        if (figure := found["generation"].get(key)) is not None:
+            table.add_row(label, form.format(figure))
     console.print(table)
 
 

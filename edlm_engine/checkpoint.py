@@ -186,23 +186,26 @@ def _quantization(reader: ConfigReader) -> str | None:
 class DummyTensors:
     """Stands in for Checkpoint.tensor with random weights: N(0, 0.02), norms 1, biases 0.
 
-    Filled by repeating one pool of random numbers, because drawing billions of them takes minutes.
+    Filled by repeating one pool of random numbers, because drawing billions of them takes minutes. device:
+    where the tensors are made; on a GPU that takes a second, copying them there as long as reading a disk.
     """
 
-    def __init__(self, seed: int = 0):
+    def __init__(self, seed: int = 0, device: torch.device | str = "cpu"):
         generator = torch.Generator().manual_seed(seed)
-        self._pool = torch.randn(1_000_003, generator=generator) * 0.02  # a prime, so rows do not repeat
+        pool = torch.randn(1_000_003, generator=generator) * 0.02  # a prime, so rows do not repeat
+        self._pool = pool.to(device=device, dtype=torch.bfloat16)
         self._offset = 0
 
     def close(self):
         """Nothing is held."""
 
     def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
+        device = self._pool.device
         if name.endswith(".bias"):
-            return torch.zeros(shape)
+            return torch.zeros(shape, device=device)
         if len(shape) == 1:
-            return torch.ones(shape)
-        out = torch.empty(shape, dtype=torch.bfloat16)
+            return torch.ones(shape, device=device)
+        out = torch.empty(shape, dtype=torch.bfloat16, device=device)
         flat = out.view(-1)
         for begin, piece in self._pieces(flat.numel()):
             flat[begin : begin + len(piece)] = piece

@@ -21,6 +21,7 @@ DtypeOption = Annotated[str, typer.Option(help="auto, bfloat16, float32, or on a
 BlockOption = Annotated[int | None, typer.Option(help="Block length; default: the checkpoint's.")]
 MaskOption = Annotated[int | None, typer.Option(help="Mask token id, if the checkpoint does not say.")]
 QuantizationOption = Annotated[str | None, typer.Option(help="int8, on the CPU.")]
+SteppingOption = Annotated[str, typer.Option(help="auto, eager, static, graph or device.")]
 PrefillOption = Annotated[str | None, typer.Option(help="block_causal, bidirectional or causal.")]
 DelayOption = Annotated[float, typer.Option(min=0.0, help="Seconds to show each denoising step.")]
 
@@ -196,6 +197,7 @@ def bench(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     quantization: QuantizationOption = None,
+    stepping: SteppingOption = "auto",
     output: Annotated[Path | None, typer.Option("--json", help="File to write.")] = None,
 ):
     """Time a model's forwards on this machine, and what the engine adds to them."""
@@ -204,6 +206,7 @@ def bench(
 
     options = {"device": device, "dtype": dtype, "quantization": quantization, "num_threads": threads}
     options |= {"block_length": block_length, "mask_token_id": mask_token_id, "max_batch_size": 1}
+    options["stepping"] = stepping
     with Engine(model, load_format="dummy" if dummy else "auto", **options) as engine:
         found = measure(engine, prefix, steps, max_new_tokens)
     print_tables(Console(highlight=False), found)

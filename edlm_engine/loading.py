@@ -104,7 +104,7 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
         gpu.check_weights_fit(config, _DTYPES[dtype], gpu.free_memory(where))
     tokenizer = load_tokenizer(path)
     with progress_bar(f"loading {path.name}", config.num_layers) as advance:
-        tensors = DummyTensors() if dummy else checkpoint
+        tensors = DummyTensors(device=where) if dummy else checkpoint
         transformer = load_transformer(
             config, tensors, checkpoint.names, _DTYPES[dtype], where, advance,
             stored_int8=bool(checkpoint.quantization) and not dummy, quantize=quantization == "int8",

@@ -1,8 +1,9 @@
 """Times of an engine's steps, taken from inside."""
 
 import statistics
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 
@@ -12,47 +13,141 @@ from .layout import ForwardBuilder, add_active_block
 from .params import SamplingParams
 
 
-class Meter:
-    """Times an engine's forwards: `forward` is the model alone, `step` adds head and unmask.
+class Spans:
+    """Durations of calls: on a CPU by the clock, on a GPU between events that go with the work."""
 
-    times: seconds of each call so far. On a GPU a call that does not wait for its work looks short.
-    """
+    def __init__(self, on_gpu: bool):
+        self._on_gpu = on_gpu
+        self._pairs: list[tuple] = []
 
-    def __init__(self, engine: Engine):
-        self.engine = engine
-        self.times: dict[str, list[float]] = {"forward": [], "step": []}
-        runner = engine._loop._runner
-        runner.model.forward = self._timed("forward", runner.model.forward)
-        runner.step = self._timed("step", runner.step)
+    def clear(self):
+        self._pairs.clear()
 
-    def _timed(self, name: str, call):
+    def around(self, call: Callable) -> Callable:
         def timed(*arguments):
-            start = time.perf_counter()
+            if self._on_gpu and torch.cuda.is_current_stream_capturing():
+                return call(*arguments)  # nothing is done yet, and replays do not come by here
+            begin = self._now()
             result = call(*arguments)
-            self.times[name].append(time.perf_counter() - start)
+            self._pairs.append((begin, self._now()))
             return result
 
         return timed
 
-    def run(self, prompts, **params) -> dict[str, float]:
-        """All prompts in one batch, to the end: rates, and shares of the time."""
-        for times in self.times.values():
-            times.clear()
+    def _now(self):
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self) -> list[float]:
+        """Of each call; its work must be done."""
+        if self._on_gpu:
+            return [begin.elapsed_time(end) / 1e3 for begin, end in self._pairs]
+        return [end - begin for begin, end in self._pairs]
+
+
+class CpuTime:
+    """What calls cost the threads that make them, in seconds of their processors: sleeping costs nothing."""
+
+    def __init__(self):
+        self.seconds = 0.0
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def around(self, call: Callable) -> Callable:
+        def timed(*arguments):
+            self._idle.clear()
+            begin = time.thread_time()
+            try:
+                return call(*arguments)
+            finally:
+                self.seconds += time.thread_time() - begin
+                self._idle.set()
+
+        return timed
+
+    def wait(self):
+        """Until the call under way has ended."""
+        self._idle.wait()
+
+
+class Meter:
+    """Times an engine's steps, whoever leads them: on a CPU all of them; on a GPU those that the host lays
+    out. Of captured ones it sees when the host has read them. An engine has one Meter, which it does not
+    keep alive."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        loop, on_gpu = engine._loop, engine.device == "cuda"
+        runner, scheduler = loop._runner, loop._scheduler
+        self._forwards, self._computes = Spans(on_gpu), Spans(on_gpu)
+        self._read: list[float] = []  # when the scheduler came to read each step
+        self._host, self._apart = CpuTime(), CpuTime()
+        runner.model.forward = self._forwards.around(runner.model.forward)
+        runner.compute = self._computes.around(runner.compute)
+        scheduler.advance = _noted(self._read, scheduler.advance)
+        loop._step = self._host.around(loop._step)
+        if on_gpu:  # there the host waits actively, here it computes
+            runner.state.download = self._apart.around(runner.state.download)
+        else:
+            runner.compute = self._apart.around(runner.compute)
+
+    def run(self, prompts, **params) -> dict[str, float | None]:
+        """All prompts in one batch, to the end: rates, times and shares of the time.
+
+        ms_per_step: from one step to the next, all included. ms_per_forward: of the model alone, median.
+        host_ms_per_step: processor time that the stepping thread takes per step, on a CPU without the
+        computing, on a GPU without the waiting for it. None: what captured steps do not show. steps: forwards
+        of the batch, those of prompts included.
+        """
+        self._clear()
         start = time.perf_counter()
         results = self.engine.generate(prompts, **params)
         seconds = time.perf_counter() - start
-        forward, step, forwards = sum(self.times["forward"]), sum(self.times["step"]), len(self.times["step"])
-        tokens, nfe = sum(len(r.token_ids) for r in results), sum(r.nfe for r in results)
+        self._host.wait()
+        tokens, nfe, steps = (
+            sum(len(r.token_ids) for r in results),
+            sum(r.nfe for r in results),
+            len(self._read),
+        )
+        between = (self._read[-1] - self._read[0]) / (steps - 1) if steps > 1 else seconds
         return {
             "tokens_per_s": tokens / seconds,
-            "forwards_per_s": forwards / seconds,
+            "forwards_per_s": steps / seconds,
             "tokens_per_forward": tokens / nfe,
-            "ms_per_forward": 1e3 * statistics.median(self.times["forward"]),
+            "steps": steps,
+            "ms_per_step": 1e3 * between,
+            "host_ms_per_step": 1e3 * (self._host.seconds - self._apart.seconds) / steps,
             "prompt_tokens_per_s": sum(len(r.prompt_token_ids) for r in results) / seconds,
-            "head_and_unmask_share": (step - forward) / seconds,
-            "scheduler_and_python_share": 1 - step / seconds,
-            "outside_forward_share": 1 - forward / seconds,
+            **self._shares(seconds, steps),
         }
+
+    def _clear(self):
+        self._forwards.clear()
+        self._computes.clear()
+        self._read.clear()
+        self._host.seconds = self._apart.seconds = 0.0
+
+    def _shares(self, seconds: float, steps: int) -> dict[str, float | None]:
+        names = ("ms_per_forward", "head_and_unmask_share", "scheduler_and_python_share",
+                 "outside_forward_share")  # fmt: skip
+        forwards = self._forwards.seconds()
+        if len(forwards) < steps:
+            return dict.fromkeys(names)
+        forward, compute = sum(forwards), sum(self._computes.seconds())
+        values = (1e3 * statistics.median(forwards), (compute - forward) / seconds, 1 - compute / seconds,
+                  1 - forward / seconds)  # fmt: skip
+        return dict(zip(names, values, strict=True))
+
+
+def _noted(times: list[float], advance: Callable[[], None]) -> Callable[[], None]:
+    def noted():
+        times.append(time.perf_counter())  # first: what follows may wake who asks
+        advance()
+
+    return noted
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ from checkpoints import config_dict, random_weights, write_checkpoint
 
 from edlm_engine import Engine, NumericalError, SamplingParams, ops
 from edlm_engine.checkpoint import bundled_models
+from edlm_engine.device_loop import why_unsupported
 
 HAS_CUDA = ops.build_info()["cuda"] and torch.cuda.is_available()
 no_cuda = pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU and a build with CUDA kernels")
@@ -19,9 +20,20 @@ PARAMS = [
 ]
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=no_cuda)])
-def device(request) -> str:
-    return request.param
+no_loop = pytest.mark.skipif(bool(reason := why_unsupported()), reason=reason or "")
+PLACES = [
+    pytest.param(("cpu", "eager"), id="cpu-eager"),
+    pytest.param(("cpu", "static"), id="cpu-static"),
+    pytest.param(("cuda", "eager"), id="cuda-eager", marks=no_cuda),
+    pytest.param(("cuda", "graph"), id="cuda-graph", marks=no_cuda),
+    pytest.param(("cuda", "device"), id="cuda-device", marks=[no_cuda, no_loop]),
+]
+
+
+@pytest.fixture(params=PLACES)
+def place(request) -> dict:
+    """Options of an engine: where it computes, and who leads its steps."""
+    return dict(zip(("device", "stepping"), request.param, strict=True))
 
 
 @pytest.fixture(scope="module", params=["qwen3", "qwen2"])
@@ -32,12 +44,17 @@ def checkpoint(request, tmp_path_factory):
 
 @pytest.mark.parametrize("prefill", ["block_causal", "bidirectional", "causal"])
 @pytest.mark.parametrize("fused_commit", [True, False])
-def test_same_tokens_as_alone_on_the_cpu(checkpoint, device, prefill, fused_commit):
+def test_same_tokens_as_alone_on_the_cpu(checkpoint, place, prefill, fused_commit):
+    if place["stepping"] != "eager" and not fused_commit:
+        pytest.skip("a step that the device leads fuses commits")
     options = {"dtype": "float32", "prefill": prefill}
-    with Engine(checkpoint, device="cpu", max_batch_size=1, **options) as engine:
+    with Engine(checkpoint, device="cpu", stepping="eager", max_batch_size=1, **options) as engine:
         want = [engine.generate(p, own) for p, own in zip(PROMPTS, PARAMS, strict=True)]
-    with Engine(checkpoint, device=device, fused_commit=fused_commit, **options) as engine:
+    with Engine(checkpoint, fused_commit=fused_commit, **place, **options) as engine:
         got = engine.generate(PROMPTS, PARAMS)
+        assert (
+            engine.generate(PROMPTS[0], PARAMS[0]).token_ids == want[0].token_ids
+        )  # and alone, after others
     for one, other in zip(got, want, strict=True):
         assert one.token_ids == other.token_ids
         assert one.commit_steps == other.commit_steps
@@ -45,21 +62,21 @@ def test_same_tokens_as_alone_on_the_cpu(checkpoint, device, prefill, fused_comm
 
 
 @pytest.mark.skipif("edlm-tiny" not in bundled_models(), reason="edlm-tiny is not in the package")
-def test_bundled_model(device):
+def test_bundled_model(place):
     prompts = ["What is 17 + 25?\n", "Reverse the list: 4 8 15\n", "Sort: pear, apple\n"]
-    results = {}
-    for where in ("cpu", device):
-        with Engine("edlm-tiny", device=where, dtype="float32") as engine:
-            results[where] = [r.token_ids for r in engine.generate(prompts, max_new_tokens=48)]
-    assert results["cpu"] == results[device]
+    results = []
+    for options in ({"device": "cpu", "stepping": "eager"}, place):
+        with Engine("edlm-tiny", dtype="float32", **options) as engine:
+            results.append([r.token_ids for r in engine.generate(prompts, max_new_tokens=48)])
+    assert results[0] == results[1]
 
 
-def test_nan_weights_are_reported(tmp_path, device):
+def test_nan_weights_are_reported(tmp_path, place):
     config = config_dict(**HEADS)
     weights = random_weights(config)
     weights["model.layers.0.mlp.down_proj.weight"][0, 0] = torch.nan
     folder = write_checkpoint(tmp_path / "nan", config, weights)
-    with Engine(folder, device=device) as engine, pytest.raises(NumericalError, match="NaN or infinite"):
+    with Engine(folder, **place) as engine, pytest.raises(NumericalError, match="NaN or infinite"):
         engine.generate(PROMPTS[0], max_new_tokens=8)
 
 

@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from op_cases import ATTENTION_CASES, QKV_CASES, ROW_SHAPES, STATS_CASES, assert_close, tensor, unmask_state
+from op_cases import (
+    ADVANCE_CASES,
+    ATTENTION_CASES,
+    QKV_CASES,
+    ROW_SHAPES,
+    STATS_CASES,
+    advance_state,
+    assert_close,
+    tensor,
+    unmask_state,
+)
 
 from edlm_engine import ops, reference
 
@@ -11,7 +21,7 @@ no_cuda = pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU and a build with 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCE = {torch.float32: (1e-4, 1e-4), torch.bfloat16: (2**-6, 2**-7), torch.float16: (2**-9, 2**-9)}
 CUDA_HEAD_SIZES = (64, 128)
-SMALL = {"qwen2", "one_row", "fused", "split", "odd", "top_k_p", str((3, 41))}
+SMALL = {"qwen2", "one_row", "fused", "split", "odd", "top_k_p", "autoregressive", "shift", str((3, 41))}
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=no_cuda)])
@@ -104,6 +114,23 @@ def test_unmask(seed, device):
     ops.unmask(**state)
     for name, value in want.items():
         assert torch.equal(state[name].cpu().nan_to_num(-9), value.nan_to_num(-9)), name
+
+
+@pytest.mark.parametrize("seed", range(5))
+@cases(ADVANCE_CASES)
+def test_advance(case, seed, device):
+    slots, batch, max_block, switches = case
+    want = advance_state(slots, batch, max_block, seed, **switches)
+    got = to(device, advance_state(slots, batch, max_block, seed, **switches))
+    if device == "cuda":  # what the host reads while the device goes on
+        got |= {name: want[name].clone().pin_memory() for name in ("ring", "host")}
+    reference.advance(**want)
+    ops.advance(**got)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    for name, value in want.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(got[name].cpu(), value), name
 
 
 @no_cuda

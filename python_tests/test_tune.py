@@ -185,17 +185,20 @@ def test_prompt_files(folder, tmp_path):
             read_prompts(lines, folder)
 
 
-def test_bench_command(folder, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("stepping", ["eager", "static"])
+def test_bench_command(folder, tmp_path, monkeypatch, capsys, stepping):
     monkeypatch.setattr(
         "edlm_engine.bench_report.step_times", lambda *a: step_times(*a, seconds=0.0, at_least=1)
     )
     file = tmp_path / "bench.json"
-    arguments = ("--prefix", 9, "--steps", 3, "--max-new-tokens", 24, "--json", file)
+    arguments = ("--prefix", 9, "--steps", 3, "--max-new-tokens", 24, "--stepping", stepping, "--json", file)
     assert edlm("bench", folder, *arguments) == 0
-    assert "tokens per forward" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "tokens per forward" in printed and "launches" not in printed
     found = json.loads(file.read_text())
     assert list(found["step_ms"]) == ["1", "2", "4", "8", "12"]
-    assert found["generation"]["tokens_per_forward"] == 24 / 6
+    assert found["generation"]["tokens_per_forward"] == 24 / 6 and found["generation"]["steps"] == 6
+    assert found["engine"]["stepping"] == stepping
     assert (tmp_path / "bench.json.partial").exists() is False
     (tmp_path / "shape").mkdir()
     (tmp_path / "shape" / "config.json").write_text(json.dumps(config_dict()))

@@ -1,27 +1,43 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in under 9 minutes: build, tests, compute-sanitizer, benchmarks. Logs and JSON go to
-# $OUT; a part that fails is noted and the next one runs. --dry-run: the same on a CPU with small shapes, for which the
-# package must be installed.
+# Everything that needs a GPU, in under 9 minutes: build, tests, compute-sanitizer, benchmarks.
+#
+#   bench/gpu/run_all.sh [--dry-run] [PART...]
+#
+# Without names of parts, all of them. To $OUT go kernels.json, models_*.json with a chart beside each, and log.txt:
+# few files. A part that fails is noted and the next one runs; each has a limit of its own, and what the others left
+# over goes to the models, which come last. --dry-run: on a CPU with small shapes, for which the package must be
+# installed.
 set -u
 cd "$(dirname "$0")/../.."
 OUT=${OUT:-build/gpu_results}
 mkdir -p "$OUT"
-export PYTHON=${PYTHON:-python3}
+export OUT PYTHON=${PYTHON:-python3}
 # ninja and cmake may lie beside a Python that is not activated, nvcc and compute-sanitizer where CUDA is
 PATH="$PATH:$(dirname "$(command -v "$PYTHON")"):/usr/local/cuda/bin"
 export PYTHONPATH="$PWD:$PWD/python_tests${PYTHONPATH:+:$PYTHONPATH}"
-dry=${1:-}
+TOTAL=530
+dry=
+[ "${1:-}" = --dry-run ] && dry=--dry-run && shift
+wanted=" $* "
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+: >"$OUT/log.txt"
 summary=()
 failed=0
 
 part() { # part <name> <seconds> <command...>
-  local name=$1 limit=$2 start=$SECONDS status
+  local name=$1 limit=$2 start=$SECONDS status said=ok
   shift 2
-  timeout "$limit" bash -c '"$@"' _ "$@" >"$OUT/$name.log" 2>&1
+  [ "$wanted" = "  " ] || [[ $wanted == *" $name "* ]] || return 0
+  timeout -k 2 "$limit" bash -c '"$@"' _ "$@" >"$logs/$name" 2>&1
   status=$?
-  [ $status -eq 0 ] || failed=1
-  summary+=("$(printf '%-12s %4d s  %s' "$name" $((SECONDS - start)) "$([ $status -eq 0 ] && echo ok || echo "FAILED ($status), see $name.log")")")
-  [ $status -eq 0 ] || tail -n 25 "$OUT/$name.log"
+  { echo "=== $name" && cat "$logs/$name"; } >>"$OUT/log.txt"
+  if [ $status -ne 0 ]; then
+    failed=1
+    said="FAILED ($status), see log.txt"
+    tail -n 25 "$logs/$name"
+  fi
+  summary+=("$(printf '%-12s %4d of %3d s  %s' "$name" $((SECONDS - start)) "$limit" "$said")")
 }
 
 build() {
@@ -41,20 +57,49 @@ sanitize() {
     "$PYTHON" -m pytest -o addopts= -q python_tests/test_device_ops.py -k "small and cuda"
 }
 
-export -f build tests sanitize
-if [ "$dry" = --dry-run ]; then
-  part ops 200 tests python_tests/test_device_ops.py -k "small and cpu"
-  part kernels 200 "$PYTHON" bench/gpu/kernels.py --dry-run --out "$OUT/kernels.json"
+kernels() { "$PYTHON" bench/gpu/kernels.py --out "$OUT/kernels.json" "$@"; }
+
+models() { # models <name> <seconds> <option...>
+  local name=$1 seconds=$2
+  shift 2
+  "$PYTHON" bench/gpu/models.py "$name" --out "$OUT/models_$name.json" --seconds "$seconds" "$@"
+}
+
+# share <percent>: of the seconds that are left
+share() { echo $(((TOTAL - SECONDS) * $1 / 100)); }
+
+# Starting Python and drawing take time, too.
+models_part() { # models_part <name> <seconds> <option...>
+  local name=$1 seconds=$2
+  shift 2
+  part "models_$name" "$seconds" models "$name" $((seconds - 18)) "$@"
+}
+
+export -f build tests sanitize kernels models
+loop="python_tests/test_device_loop.py::test_on_a_gpu"
+if [ -n "$dry" ]; then
+  part loop 60 tests $loop
+  part engine 100 tests python_tests/test_device_engine.py -k "cpu and qwen3 and block_causal"
+  part ops 100 tests python_tests/test_device_ops.py -k "small and cpu"
+  part kernels 100 kernels $dry
+  models_part 8B 100 $dry
+  models_part 1.5B 100 $dry
 else
-  part machine 15 nvidia-smi
-  part build 120 build
-  part ops 60 tests python_tests/test_device_ops.py -k cuda
-  part engine 60 tests python_tests/test_device_engine.py
-  part kernels 150 "$PYTHON" bench/gpu/kernels.py --out "$OUT/kernels.json" --seconds 110
-  part memcheck 70 sanitize memcheck
-  part racecheck 60 sanitize racecheck
+  part machine 5 nvidia-smi
+  part build 90 build
+  part loop 15 tests $loop
+  part engine 50 tests python_tests/test_device_engine.py
+  part ops 40 tests python_tests/test_device_ops.py -k cuda
+  part kernels 40 kernels --seconds 22
+  part memcheck 45 sanitize memcheck
+  part racecheck 35 sanitize racecheck
+  models_part 8B "$(share 45)"
+  models_part 4B "$(share 55)"
+  models_part 1.5B "$(share 100)"
 fi
 
-[ -f "$OUT/kernels.log" ] && cat "$OUT/kernels.log"
-printf '%s\n' "${summary[@]}" | tee "$OUT/summary.txt"
+for name in kernels models_8B models_4B models_1.5B; do
+  [ -f "$logs/$name" ] && echo "--- $name" && grep -v profiler_st "$logs/$name"
+done
+printf '%s\n' "${summary[@]}" | tee -a "$OUT/log.txt"
 exit $failed

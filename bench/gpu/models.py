@@ -1,0 +1,214 @@
+"""A whole model of the paper's, random weights in its shape: steps against the memory's floor, tokens per
+second beside the paper's and beside what one would otherwise run, and the ways of the loop beside each other.
+
+python bench/gpu/models.py 8B --out models_8B.json [--seconds 90] [--dry-run]
+
+One process, so that all share the GPU's state. The most important comes first; --seconds is the time for all,
+and what did not fit is listed as left out. A chart goes beside the JSON. --dry-run: a tiny shape on the CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import ours
+import torch
+from paper import MODELS, PaperModel
+from plots import draw
+from stopwatch import OutOfTime, Stopwatch, save, time_limit
+
+QUANTIZATIONS = (None, "int8", "fp8")
+STEPPINGS = ("eager", "graph", "device")
+HEADINGS = f"{'':46} {'ms/step':>8} {'of floor':>8} {'tokens/s':>9} {'at TPF':>7} {'host ms':>8} {'gaps':>6}"
+
+
+class Report:
+    """The rows of one model, on disk after each. document: see models.py's __init__."""
+
+    def __init__(self, model: PaperModel, watch: Stopwatch, path: Path, seconds: float):
+        self.model, self.watch, self.path = model, watch, path
+        self._end = time.monotonic() + seconds
+        bandwidth = watch.copy_bandwidth()
+        self.document = {
+            "model": model.name, "device": watch.name(), "torch": torch.__version__,
+            "block_length": model.block, "steps_per_block": model.steps, "copy_bytes_per_s": bandwidth,
+            "copy_counts": "bytes read plus bytes written by a large copy on the device",
+            "paper": {"device": "H100, batch 1", "tokens_per_s": model.tokens_per_s,
+                      "tokens_per_forward": model.tpf},
+            "forwards": [], "generations": [], "loops": [], "baselines": [], "left_out": [],
+        }  # fmt: skip
+        print(f"{model.name} on {watch.name()}, copy {bandwidth / 1e9:.0f} GB/s\n{HEADINGS}", flush=True)
+        save(path, self.document)
+
+    def left(self) -> float:
+        return self._end - time.monotonic()
+
+    def attempt(self, kind: str, row: dict, call, needs: float = 1.0, limit: float = 40.0) -> dict | None:
+        """A row of call()'s figures, or of why there are none. needs: seconds below which it is not begun."""
+        label = ", ".join(str(value) for value in row.values())
+        if self.left() < needs:
+            self.leave_out(kind, label, "no time left")
+            return None
+        try:
+            with time_limit(min(limit, self.left())):
+                row = row | call()
+        except (Exception, OutOfTime) as error:  # one row must not cost the others
+            reason = f"{type(error).__name__}: {error}"[:300]
+            self.leave_out(kind, label, reason)
+            return None
+        self.document[kind].append(row)
+        print(line(kind, label, row), flush=True)
+        save(self.path, self.document)
+        return row
+
+    def leave_out(self, kind: str, label: str, reason: str) -> None:
+        self.document["left_out"].append({"what": f"{kind}: {label}", "why": reason})
+        print(f"{kind + ': ' + label:46} left out: {reason[:80]}", flush=True)
+        save(self.path, self.document)
+
+
+def line(kind: str, label: str, row: dict) -> str:
+    def cell(key: str, width: int, form: str) -> str:
+        value = row.get(key)
+        return f"{'-':>{width}}" if value is None else f"{value:{width}{form}}"
+
+    cells = (
+        cell("step_ms" if "step_ms" in row else "ms_per_step", 8, ".3f"), cell("of_floor", 8, ".2f"),
+        cell("tokens_per_s", 9, ".1f"), cell("tokens_per_s_scaled_to_paper_tpf", 7, ".1f"),
+        cell("host_ms_per_step", 8, ".3f"), cell("outside_kernels_share", 6, ".1%"),
+    )  # fmt: skip
+    return f"{kind + ': ' + label:46} {' '.join(cells)}"
+
+
+class Bench:
+    """The measurements of one model, in the order of their importance."""
+
+    def __init__(self, report: Report, folder: Path):
+        self.report, self.folder = report, folder
+        self.model, self.watch = report.model, report.watch
+        dry = self.watch.dry_run
+        self.prefixes = (16, 40) if dry else (512, 4096, 32768)
+        self.batches = (2,) if dry else (4, 16, 64)
+        self.tokens = 24 if dry else 256
+        self.steppings = ("eager", "static") if dry else STEPPINGS
+
+    def run(self) -> None:
+        self.alone(None)
+        for quantization in QUANTIZATIONS[1:]:
+            self.alone(quantization)
+        self.network(compiled=False)
+        # compiling a small model takes as long as a large one, all else less
+        batched = [lambda q=q: self.batched(q) for q in QUANTIZATIONS]
+        compiled = [lambda: self.network(compiled=True)]
+        for measure in compiled + batched if self.model.name == "1.5B" else batched + compiled:
+            measure()
+
+    def with_engine(self, quantization: str | None, measure, **options) -> None:
+        """measure(meter) on an engine of that kind; noted if there is none."""
+        label = f"engine {quantization or 'bf16'}"
+        if self.report.left() < 3:
+            return self.report.leave_out("all", label, "no time left")
+        try:
+            ours.with_engine(self.model, self.folder, self.watch.device, quantization, measure, **options)
+        except Exception as error:
+            self.report.leave_out("all", label, f"{type(error).__name__}: {error}"[:300])
+        ours.release()  # not earlier: the error holds on to the engine
+
+    def alone(self, quantization: str | None) -> None:
+        """One sequence, by every way of the loop in bf16."""
+        room = max(self.prefixes) + 2 * self.model.block
+
+        def measure(meter):
+            self.steps(meter, quantization, self.prefixes[0], 1)
+            self.generation(meter, quantization, 1)
+            if quantization is None:
+                figures = ours.loop_figures(meter, self.model, self.prefixes[0], self.tokens)
+                for stepping in self.steppings:
+                    self.report.attempt("loops", {"stepping": stepping}, lambda s=stepping: figures(s), 2, 20)
+            for prefix in self.prefixes[1:]:
+                self.steps(meter, quantization, prefix, 1)
+
+        self.with_engine(quantization, measure, max_batch_size=1,
+                         kv_cache_tokens=max(room, self.prefixes[0] + self.tokens))  # fmt: skip
+
+    def batched(self, quantization: str | None) -> None:
+        def measure(meter):
+            for prefix in self.prefixes:
+                for batch in self.batches:
+                    self.steps(meter, quantization, prefix, batch)
+            for batch in self.batches:
+                self.generation(meter, quantization, batch)
+
+        self.with_engine(quantization, measure, max_batch_size=max(self.batches))
+
+    def steps(self, meter, quantization: str | None, prefix: int, batch: int) -> None:
+        weights, kv = self.model.weight_bytes(quantization), self.model.kv_bytes(prefix, batch)
+        floor_ms = 1e3 * (weights + kv) / self.report.document["copy_bytes_per_s"]
+
+        def measure() -> dict:
+            found = ours.step_seconds(meter, self.watch, prefix, batch)
+            return found | {"floor_ms": floor_ms, "of_floor": floor_ms / found["step_ms"],
+                            "weight_bytes": weights, "kv_bytes": kv}  # fmt: skip
+
+        row = {"quantization": quantization or "bf16", "prefix": prefix, "batch": batch}
+        self.report.attempt("forwards", row, measure)
+
+    def generation(self, meter, quantization: str | None, batch: int) -> None:
+        prefix = self.prefixes[0]
+        row = {"quantization": quantization or "bf16", "prefix": prefix, "batch": batch,
+               "stepping": meter.engine.stepping}  # fmt: skip
+        self.report.attempt(
+            "generations", row, lambda: ours.generation(meter, self.model, prefix, batch, self.tokens), 2
+        )
+
+    def network(self, compiled: bool) -> None:
+        """transformers' model; compiling takes most of the time that there is for it."""
+        dry = self.watch.dry_run
+        if self.report.left() < (15 if compiled and not dry else 1):
+            return self.report.leave_out("baselines", "compiled" if compiled else "plain", "no time left")
+        try:
+            import baselines
+
+            network = baselines.open_network(self.model, self.watch.device)
+        except Exception as error:
+            return self.report.leave_out(
+                "baselines", "transformers", f"{type(error).__name__}: {error}"[:300]
+            )
+        sizes = (self.model, self.watch.device, self.prefixes[0], self.tokens)
+
+        def attempt(what: str, measure, limit: float, **options):
+            self.report.attempt(
+                "baselines", {"what": what}, lambda: measure(network, *sizes, **options), 2, limit
+            )
+
+        if compiled:  # a dry run goes through all but the compiler
+            attempt("transformers AR, static cache", baselines.autoregressive, 60)
+            attempt("compiled PyTorch loop", baselines.plain_loop, 60, compiled=not dry)
+        else:
+            attempt("plain PyTorch loop", baselines.plain_loop, 15, compiled=False)
+        network = None
+        ours.release()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", choices=list(MODELS))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--dry-run", action="store_true")
+    options = parser.parse_args()
+    model = MODELS[options.model]
+    torch.manual_seed(0)
+    report = Report(
+        model.tiny() if options.dry_run else model, Stopwatch(options.dry_run), options.out, options.seconds
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        Bench(report, Path(folder) / model.name).run()
+    draw(report.document, options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The engine in models.py: its steps by themselves, generations end to end, and the ways of its loop."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from paper import PaperModel
+from stopwatch import Stopwatch
+
+from edlm_engine import Engine, SamplingParams
+from edlm_engine.ahead import RunAhead
+from edlm_engine.forward import ForwardInputs
+from edlm_engine.layout import ForwardBuilder, add_active_block
+from edlm_engine.metering import Meter
+from edlm_engine.profiling import gpu_activity
+
+
+def with_engine(
+    model: PaperModel, folder: Path, device: str, quantization: str | None, measure: Callable, **options
+) -> None:
+    """measure(meter) on an engine with random weights, of which nothing is left afterwards."""
+    engine = Engine(
+        model.write_config(folder), load_format="dummy", device=device, dtype="bfloat16",
+        quantization=quantization, **options,
+    )  # fmt: skip
+    with engine:
+        cache = engine._loop._runner.cache
+        for tensor in (*cache.keys, *cache.values):  # what lies there by chance may be zeros or NaN
+            tensor.normal_()
+        measure(Meter(engine))
+
+
+def release() -> None:
+    """Give back the memory of what is no longer used."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@torch.inference_mode()
+def step_seconds(meter: Meter, watch: Stopwatch, prefix: int, batch: int) -> dict[str, float]:
+    """{"step_ms", "forward_ms"} of `batch` blocks of masks behind so many positions each: with head,
+    statistics and unmasking, and the model alone. No prompt is computed for them: the cache holds random
+    numbers.
+
+    Raises ValueError if the cache has no room.
+    """
+    runner = meter.engine._loop._runner
+    cache, block = runner.cache, meter.engine.decoding.block_length
+    slots = []
+    try:
+        for _ in range(batch):
+            slot = cache.reserve(prefix + block)
+            if slot is None:
+                raise ValueError(f"no memory for {batch} x {prefix + block} positions of keys and values")
+            slots.append(slot)
+        inputs = masked_blocks(runner, slots, prefix, block)
+        return {
+            "step_ms": 1e3 * watch.seconds([lambda: runner.compute(inputs)]),
+            "forward_ms": 1e3 * watch.seconds([lambda: runner.model.forward(inputs, cache)]),
+        }
+    finally:
+        for slot in slots:
+            cache.release(slot)
+
+
+def masked_blocks(runner, slots: list[int], prefix: int, block: int) -> ForwardInputs:
+    state = runner.state
+    builder = ForwardBuilder(len(state.step))
+    for slot in slots:
+        state.begin_request(slot, SamplingParams(threshold=None), 0)
+        state.begin_block(slot, block)
+        add_active_block(builder, state, slot, prefix, 1, shift=False, fresh=False)
+    state.upload()
+    return builder.build(state.tokens.device)
+
+
+def lead_by(engine: Engine, stepping: str) -> None:
+    """Let another side lead the engine's steps from now on. It must be idle."""
+    loop = engine._loop
+    ahead = (
+        RunAhead(stepping, loop._scheduler, loop._runner, engine.decoding) if stepping != "eager" else None
+    )
+    loop._ahead, engine.stepping = ahead, stepping
+
+
+def prompts(model: PaperModel, prefix: int, batch: int) -> list[list[int]]:
+    return [[(31 * i + 7919 * seed) % (model.vocab - 2) for i in range(prefix)] for seed in range(batch)]
+
+
+def schedule(model: PaperModel, tokens: int) -> dict:
+    """Parameters that make the paper's tokens per forward whatever the tokens are."""
+    return {"max_new_tokens": tokens, "threshold": None, "steps_per_block": model.steps, "ignore_eos": True}
+
+
+def generation(meter: Meter, model: PaperModel, prefix: int, batch: int, tokens: int) -> dict:
+    """tokens/s of a batch, its prompts' forwards included, as measured and as it would be at exactly the
+    paper's tokens per forward; and the figures of Meter.run."""
+    asked, params = prompts(model, prefix, batch), schedule(model, tokens)
+    meter.run(asked, **(params | {"max_new_tokens": 2 * model.block}))  # captures, and grows buffers
+    found = meter.run(asked, **params)
+    if meter.engine._loop._ahead:  # it may have fallen back from what was asked for
+        found["stepping"] = meter.engine._loop._ahead.stepping
+    return found | at_paper_tpf(model, found["tokens_per_s"], found["tokens_per_forward"])
+
+
+def at_paper_tpf(model: PaperModel, tokens_per_s: float, tpf: float) -> dict:
+    return {"tokens_per_s": tokens_per_s, "tokens_per_forward": tpf,
+            "tokens_per_s_scaled_to_paper_tpf": tokens_per_s * model.tpf / tpf}  # fmt: skip
+
+
+def loop_figures(meter: Meter, model: PaperModel, prefix: int, tokens: int) -> Callable[[str], dict]:
+    """For a stepping: a generation led so, timed without the profiler and then looked at with it."""
+
+    def measure(stepping: str) -> dict:
+        lead_by(meter.engine, stepping)
+        found = generation(meter, model, prefix, 1, tokens)
+        short = 4 * model.block
+        steps = meter.run(prompts(model, prefix, 1), **schedule(model, short))["steps"]
+        try:
+            found |= gpu_activity(meter.engine, prompts(model, prefix, 1), schedule(model, short), steps)
+        except Exception as error:  # the times are good without it
+            found["profiler failed"] = f"{type(error).__name__}: {error}"[:300]
+        return found
+
+    return measure
