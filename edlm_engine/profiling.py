@@ -53,22 +53,21 @@ def summary(activities: Iterable[Activity], steps: int, blocks: int) -> dict[str
     from its first work to its last, that in which it computes and copies nothing.
 
     activities: of the whole profile, with the mark around the generation. The last two are None where the
-    profiler saw no kernels, or fewer than there were steps: it does not look into every kind of graph.
+    profiler saw no kernels but those before the steps: it does not look into every kind of graph.
     """
     activities = list(activities)
     begin, end = next((a.begin, a.end) for a in activities if a.name == _MARK and not a.on_gpu)
     within = [a for a in activities if begin <= a.begin < end and a.name != _MARK]
     host = [a.name for a in within if not a.on_gpu]
     work = sorted((a.begin, a.end) for a in within if a.on_gpu)
-    kernels = sum(a.on_gpu and not a.name.startswith(_COPIES) for a in within)
-    seen = kernels >= steps
+    kernels = [a.begin for a in within if a.on_gpu and not a.name.startswith(_COPIES)]
+    later = sum(kernel > (begin + end) / 2 for kernel in kernels)
+    share = 1 - _covered(work) / (max(e for _, e in work) - work[0][0]) if later >= steps / 2 else None
     return {
         "synchronisations_per_block": sum(name in _WAITS for name in host) / blocks,
         "launches_per_step": sum(name.startswith(_LAUNCHES) for name in host) / steps,
-        "kernels_per_step": kernels / steps if seen else None,
-        "outside_kernels_share": 1 - _covered(work) / (max(e for _, e in work) - work[0][0])
-        if seen
-        else None,
+        "kernels_per_step": None if share is None else len(kernels) / steps,
+        "outside_kernels_share": share,
     }
 
 

@@ -112,7 +112,7 @@ def timed(call, device: str):
     return seconds, result
 
 
-@torch.inference_mode()
+@torch.no_grad()  # compilers do not like inference tensors
 def plain_loop(network, model: PaperModel, device: str, prefix: int, tokens: int, compiled: bool) -> dict:
     """tokens/s with the prompt's forward; a commit is a forward of its own, which the figure for the paper's
     tokens per forward does not count as one, as if it rode along."""
@@ -122,7 +122,7 @@ def plain_loop(network, model: PaperModel, device: str, prefix: int, tokens: int
     return found | {"forwards": forwards, "ms_per_step": 1e3 * seconds / forwards}
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def autoregressive(network, model: PaperModel, device: str, prefix: int, tokens: int) -> dict:
     """transformers' generate(), which compiles the decoding step on a GPU by itself."""
     ids = (31 * torch.arange(prefix, device=device))[None] % (model.vocab - 2)

@@ -21,8 +21,13 @@ from plots import draw
 from stopwatch import OutOfTime, Stopwatch, save, time_limit
 
 QUANTIZATIONS = (None, "int8", "fp8")
+FOR_PROFILES = 12.0  # seconds, kept to the end: a profiler may slow down, or break, what comes after it
 STEPPINGS = ("eager", "graph", "device")
-HEADINGS = f"{'':46} {'ms/step':>8} {'of floor':>8} {'tokens/s':>9} {'at TPF':>7} {'host ms':>8} {'gaps':>6}"
+COLUMNS = {
+    "ms/step": 8, "of floor": 8, "tokens/s": 9, "at TPF": 9, "host ms": 8, "gaps": 6, "waits": 6,
+    "launches": 8,
+}  # fmt: skip
+HEADINGS = " ".join([" " * 46, *(f"{name:>{width}}" for name, width in COLUMNS.items())])
 
 
 class Report:
@@ -30,7 +35,7 @@ class Report:
 
     def __init__(self, model: PaperModel, watch: Stopwatch, path: Path, seconds: float):
         self.model, self.watch, self.path = model, watch, path
-        self._end = time.monotonic() + seconds
+        self._end = time.monotonic() + seconds - FOR_PROFILES
         bandwidth = watch.copy_bandwidth()
         self.document = {
             "model": model.name, "device": watch.name(), "torch": torch.__version__,
@@ -38,10 +43,14 @@ class Report:
             "copy_counts": "bytes read plus bytes written by a large copy on the device",
             "paper": {"device": "H100, batch 1", "tokens_per_s": model.tokens_per_s,
                       "tokens_per_forward": model.tpf},
-            "forwards": [], "generations": [], "loops": [], "baselines": [], "left_out": [],
+            "forwards": [], "generations": [], "loops": [], "baselines": [], "activity": [], "left_out": [],
         }  # fmt: skip
         print(f"{model.name} on {watch.name()}, copy {bandwidth / 1e9:.0f} GB/s\n{HEADINGS}", flush=True)
         save(path, self.document)
+
+    def give_the_rest(self) -> None:
+        """From here on there is the time that was kept for profiles."""
+        self._end += FOR_PROFILES
 
     def left(self) -> float:
         return self._end - time.monotonic()
@@ -71,16 +80,16 @@ class Report:
 
 
 def line(kind: str, label: str, row: dict) -> str:
-    def cell(key: str, width: int, form: str) -> str:
-        value = row.get(key)
-        return f"{'-':>{width}}" if value is None else f"{value:{width}{form}}"
-
-    cells = (
-        cell("step_ms" if "step_ms" in row else "ms_per_step", 8, ".3f"), cell("of_floor", 8, ".2f"),
-        cell("tokens_per_s", 9, ".1f"), cell("tokens_per_s_scaled_to_paper_tpf", 7, ".1f"),
-        cell("host_ms_per_step", 8, ".3f"), cell("outside_kernels_share", 6, ".1%"),
-    )  # fmt: skip
-    return f"{kind + ': ' + label:46} {' '.join(cells)}"
+    keys = {
+        "step_ms" if "step_ms" in row else "ms_per_step": ".3f", "of_floor": ".2f", "tokens_per_s": ".1f",
+        "tokens_per_s_scaled_to_paper_tpf": ".1f", "host_ms_per_step": ".3f",
+        "outside_kernels_share": ".1%", "synchronisations_per_block": ".1f", "launches_per_step": ".1f",
+    }  # fmt: skip
+    cells = [
+        f"{'-' if row.get(key) is None else format(row[key], form):>{width}}"
+        for (key, form), width in zip(keys.items(), COLUMNS.values(), strict=True)
+    ]
+    return " ".join([f"{kind + ': ' + label:46}", *cells])
 
 
 class Bench:
@@ -92,12 +101,11 @@ class Bench:
         dry = self.watch.dry_run
         self.prefixes = (16, 40) if dry else (512, 4096, 32768)
         self.batches = (2,) if dry else (4, 16, 64)
-        self.tokens = 24 if dry else 256
+        self.tokens = 16 if dry else 256
         self.steppings = ("eager", "static") if dry else STEPPINGS
 
     def run(self) -> None:
-        self.alone(None)
-        for quantization in QUANTIZATIONS[1:]:
+        for quantization in QUANTIZATIONS:
             self.alone(quantization)
         self.network(compiled=False)
         # compiling a small model takes as long as a large one, all else less
@@ -105,44 +113,59 @@ class Bench:
         compiled = [lambda: self.network(compiled=True)]
         for measure in compiled + batched if self.model.name == "1.5B" else batched + compiled:
             measure()
+        self.report.give_the_rest()
+        self.profiles()
 
-    def with_engine(self, quantization: str | None, measure, **options) -> None:
-        """measure(meter) on an engine of that kind; noted if there is none."""
+    def with_engine(self, quantization: str | None, measure, batch: int, prefix: int) -> None:
+        """measure(meter) on an engine of that kind, with room for so many sequences behind a prefix; noted if
+        there is none."""
         label = f"engine {quantization or 'bf16'}"
         if self.report.left() < 3:
             return self.report.leave_out("all", label, "no time left")
+        where = self.model, self.folder, self.watch.device, quantization
+        generated = self.prefixes[0] + max(self.tokens, ours.PROFILED_BLOCKS * self.model.block)
+        tokens = batch * (max(prefix, generated) + self.model.block)
         try:
-            ours.with_engine(self.model, self.folder, self.watch.device, quantization, measure, **options)
+            ours.with_engine(*where, measure, batch=batch, tokens=tokens)
         except Exception as error:
             self.report.leave_out("all", label, f"{type(error).__name__}: {error}"[:300])
         ours.release()  # not earlier: the error holds on to the engine
 
     def alone(self, quantization: str | None) -> None:
-        """One sequence, by every way of the loop in bf16."""
-        room = max(self.prefixes) + 2 * self.model.block
+        """One sequence; in bf16 by every way of the loop."""
 
         def measure(meter):
             self.steps(meter, quantization, self.prefixes[0], 1)
             self.generation(meter, quantization, 1)
-            if quantization is None:
-                figures = ours.loop_figures(meter, self.model, self.prefixes[0], self.tokens)
-                for stepping in self.steppings:
-                    self.report.attempt("loops", {"stepping": stepping}, lambda s=stepping: figures(s), 2, 20)
+            for stepping in () if quantization else self.steppings:
+                arguments = (meter, self.model, stepping, self.prefixes[0], self.tokens)
+                row = {"stepping": stepping}
+                self.report.attempt("loops", row, lambda a=arguments: ours.loop_figures(*a), 2, 20)
             for prefix in self.prefixes[1:]:
                 self.steps(meter, quantization, prefix, 1)
 
-        self.with_engine(quantization, measure, max_batch_size=1,
-                         kv_cache_tokens=max(room, self.prefixes[0] + self.tokens))  # fmt: skip
+        self.with_engine(quantization, measure, 1, max(self.prefixes))
 
     def batched(self, quantization: str | None) -> None:
         def measure(meter):
             for prefix in self.prefixes:
                 for batch in self.batches:
                     self.steps(meter, quantization, prefix, batch)
-            for batch in self.batches:
-                self.generation(meter, quantization, batch)
+                for batch in self.batches if prefix == self.prefixes[0] else ():
+                    self.generation(meter, quantization, batch)
 
-        self.with_engine(quantization, measure, max_batch_size=max(self.batches))
+        self.with_engine(quantization, measure, max(self.batches), self.prefixes[1])
+
+    def profiles(self) -> None:
+        """The ways of the loop under the profiler."""
+
+        def measure(meter):
+            for stepping in self.steppings:
+                arguments = (meter, self.model, stepping, self.prefixes[0])
+                row = {"stepping": stepping}
+                self.report.attempt("activity", row, lambda a=arguments: ours.loop_activity(*a))
+
+        self.with_engine(None, measure, 1, self.prefixes[0])
 
     def steps(self, meter, quantization: str | None, prefix: int, batch: int) -> None:
         weights, kv = self.model.weight_bytes(quantization), self.model.kv_bytes(prefix, batch)
@@ -190,6 +213,7 @@ class Bench:
         else:
             attempt("plain PyTorch loop", baselines.plain_loop, 15, compiled=False)
         network = None
+        torch.compiler.reset()  # it holds on to what it has compiled
         ours.release()
 
 
@@ -202,9 +226,10 @@ def main() -> None:
     options = parser.parse_args()
     model = MODELS[options.model]
     torch.manual_seed(0)
-    report = Report(
-        model.tiny() if options.dry_run else model, Stopwatch(options.dry_run), options.out, options.seconds
-    )
+    if options.dry_run:
+        model = model.tiny()
+        torch.set_num_threads(1)  # tests may share the machine
+    report = Report(model, Stopwatch(options.dry_run), options.out, options.seconds)
     with tempfile.TemporaryDirectory() as folder:
         Bench(report, Path(folder) / model.name).run()
     draw(report.document, options.out.with_suffix(".png"))

@@ -17,15 +17,22 @@ from edlm_engine.layout import ForwardBuilder, add_active_block
 from edlm_engine.metering import Meter
 from edlm_engine.profiling import gpu_activity
 
+PROFILED_BLOCKS = 4
+
 
 def with_engine(
-    model: PaperModel, folder: Path, device: str, quantization: str | None, measure: Callable, **options
-) -> None:
-    """measure(meter) on an engine with random weights, of which nothing is left afterwards."""
-    engine = Engine(
-        model.write_config(folder), load_format="dummy", device=device, dtype="bfloat16",
-        quantization=quantization, **options,
-    )  # fmt: skip
+    model: PaperModel, folder: Path, device: str, quantization: str | None, measure: Callable, *,
+    batch: int, tokens: int,
+) -> None:  # fmt: skip
+    """measure(meter) on an engine with random weights, of which nothing is left afterwards. tokens: positions
+    of its cache, or as many as there is memory for."""
+    options = {"load_format": "dummy", "device": device, "dtype": "bfloat16", "quantization": quantization,
+               "max_batch_size": batch}  # fmt: skip
+    path = model.write_config(folder)
+    try:
+        engine = Engine(path, kv_cache_tokens=tokens, **options)
+    except torch.OutOfMemoryError:
+        engine = Engine(path, **options)
     with engine:
         cache = engine._loop._runner.cache
         for tensor in (*cache.keys, *cache.values):  # what lies there by chance may be zeros or NaN
@@ -112,18 +119,16 @@ def at_paper_tpf(model: PaperModel, tokens_per_s: float, tpf: float) -> dict:
             "tokens_per_s_scaled_to_paper_tpf": tokens_per_s * model.tpf / tpf}  # fmt: skip
 
 
-def loop_figures(meter: Meter, model: PaperModel, prefix: int, tokens: int) -> Callable[[str], dict]:
-    """For a stepping: a generation led so, timed without the profiler and then looked at with it."""
+def loop_figures(meter: Meter, model: PaperModel, stepping: str, prefix: int, tokens: int) -> dict:
+    """generation() of one sequence, led so."""
+    lead_by(meter.engine, stepping)
+    return generation(meter, model, prefix, 1, tokens)
 
-    def measure(stepping: str) -> dict:
-        lead_by(meter.engine, stepping)
-        found = generation(meter, model, prefix, 1, tokens)
-        short = 4 * model.block
-        steps = meter.run(prompts(model, prefix, 1), **schedule(model, short))["steps"]
-        try:
-            found |= gpu_activity(meter.engine, prompts(model, prefix, 1), schedule(model, short), steps)
-        except Exception as error:  # the times are good without it
-            found["profiler failed"] = f"{type(error).__name__}: {error}"[:300]
-        return found
 
-    return measure
+def loop_activity(meter: Meter, model: PaperModel, stepping: str, prefix: int) -> dict:
+    """The same under torch's profiler: gpu_activity's figures."""
+    lead_by(meter.engine, stepping)
+    asked, params = prompts(model, prefix, 1), schedule(model, PROFILED_BLOCKS * model.block)
+    meter.run(asked, **params)  # captures
+    steps = meter.run(asked, **params)["steps"]
+    return gpu_activity(meter.engine, asked, params, steps)

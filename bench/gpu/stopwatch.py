@@ -56,20 +56,14 @@ class Stopwatch:
         with torch.cuda.graph(graph):
             for call in calls:
                 call()
-        return self.events(graph.replay, replays) / len(calls)
-
-    def events(self, call: Callable, times: int = 15) -> float:
-        """Median time between events before and after a call, launches and gaps included."""
-        if self.dry_run:
-            return self.seconds([call])
         taken = []
-        for _ in range(times + 3):
+        for _ in range(replays + 3):
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
-            call()
+            graph.replay()
             end.record()
             end.synchronize()
-            taken.append(begin.elapsed_time(end) / 1e3)
+            taken.append(begin.elapsed_time(end) / 1e3 / len(calls))
         return statistics.median(taken[3:])
 
     def copy_bandwidth(self) -> float:
