@@ -11,6 +11,7 @@ from .engine import Engine
 from .forward import QueryBlock
 from .layout import ForwardBuilder, add_active_block
 from .params import SamplingParams
+from .scheduler import Scheduler
 
 
 class Spans:
@@ -83,11 +84,11 @@ class Meter:
         loop, on_gpu = engine._loop, engine.device == "cuda"
         runner, scheduler = loop._runner, loop._scheduler
         self._forwards, self._computes = Spans(on_gpu), Spans(on_gpu)
-        self._read: list[float] = []  # when the scheduler came to read each step
+        self._read: list[tuple[float, bool]] = []  # when the scheduler came to a step; prompts were due still
         self._host, self._apart = CpuTime(), CpuTime()
         runner.model.forward = self._forwards.around(runner.model.forward)
         runner.compute = self._computes.around(runner.compute)
-        scheduler.advance = _noted(self._read, scheduler.advance)
+        scheduler.advance = _noted(self._read, scheduler)
         loop._step = self._host.around(loop._step)
         if on_gpu:  # there the host waits actively, here it computes
             runner.state.download = self._apart.around(runner.state.download)
@@ -97,7 +98,8 @@ class Meter:
     def run(self, prompts, **params) -> dict[str, float | None]:
         """All prompts in one batch, to the end: rates, times and shares of the time.
 
-        ms_per_step: from one step to the next, all included. ms_per_forward: of the model alone, median.
+        ms_per_step: from one step to the next, all included, once the prompts are in the cache.
+        ms_per_forward: of the model alone, median.
         host_ms_per_step: processor time that the stepping thread takes per step, on a CPU without the
         computing, on a GPU without the waiting for it. None: what captured steps do not show. steps: forwards
         of the batch, those of prompts included.
@@ -112,7 +114,8 @@ class Meter:
             sum(r.nfe for r in results),
             len(self._read),
         )
-        between = (self._read[-1] - self._read[0]) / (steps - 1) if steps > 1 else seconds
+        times = [at for at, prompts_due in self._read if not prompts_due]
+        between = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else seconds
         return {
             "tokens_per_s": tokens / seconds,
             "forwards_per_s": steps / seconds,
@@ -142,9 +145,11 @@ class Meter:
         return dict(zip(names, values, strict=True))
 
 
-def _noted(times: list[float], advance: Callable[[], None]) -> Callable[[], None]:
+def _noted(read: list[tuple[float, bool]], scheduler: Scheduler) -> Callable[[], None]:
+    advance = scheduler.advance
+
     def noted():
-        times.append(time.perf_counter())  # first: what follows may wake who asks
+        read.append((time.perf_counter(), scheduler.prompts_due))  # first: what follows may wake who asks
         advance()
 
     return noted

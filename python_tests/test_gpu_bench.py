@@ -89,6 +89,7 @@ def document(full: bool) -> dict:
         {"quantization": q, "prefix": 512, "batch": b, "stepping": "device", rate: 8000 * b**0.9 / size[q]}
         for q in size for b in (1, 4)
     ]  # fmt: skip
+    generations.append({"quantization": "bf16", "prefix": 4096, "batch": 1, "stepping": "device", rate: 5.0})
     return {
         "model": "8B", "device": "a GPU", "copy_bytes_per_s": 3e12, "block_length": 32, "steps_per_block": 10,
         "paper": {"device": "H100, batch 1", "tokens_per_s": 130.7, "tokens_per_forward": 3.27},

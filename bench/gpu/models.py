@@ -41,6 +41,8 @@ class Report:
             "model": model.name, "device": watch.name(), "torch": torch.__version__,
             "block_length": model.block, "steps_per_block": model.steps, "copy_bytes_per_s": bandwidth,
             "copy_counts": "bytes read plus bytes written by a large copy on the device",
+            "floor_counts": "weights of all linear layers and the head, keys and values of prefix and block, "
+            "each read once at the rate of the copy; nothing for activations and logits",
             "paper": {"device": "H100, batch 1", "tokens_per_s": model.tokens_per_s,
                       "tokens_per_forward": model.tpf},
             "forwards": [], "generations": [], "loops": [], "baselines": [], "activity": [], "left_out": [],
@@ -113,6 +115,8 @@ class Bench:
         compiled = [lambda: self.network(compiled=True)]
         for measure in compiled + batched if self.model.name == "1.5B" else batched + compiled:
             measure()
+        longest = max(self.prefixes)
+        self.with_engine(None, lambda meter: self.generation(meter, None, longest, 1), 1, longest)
         self.report.give_the_rest()
         self.profiles()
 
@@ -123,8 +127,8 @@ class Bench:
         if self.report.left() < 3:
             return self.report.leave_out("all", label, "no time left")
         where = self.model, self.folder, self.watch.device, quantization
-        generated = self.prefixes[0] + max(self.tokens, ours.PROFILED_BLOCKS * self.model.block)
-        tokens = batch * (max(prefix, generated) + self.model.block)
+        generated = max(self.tokens, ours.PROFILED_BLOCKS * self.model.block)
+        tokens = batch * (prefix + (generated if batch == 1 else self.model.block))
         try:
             ours.with_engine(*where, measure, batch=batch, tokens=tokens)
         except Exception as error:
@@ -136,13 +140,14 @@ class Bench:
 
         def measure(meter):
             self.steps(meter, quantization, self.prefixes[0], 1)
-            self.generation(meter, quantization, 1)
+            self.generation(meter, quantization, self.prefixes[0], 1)
             for stepping in () if quantization else self.steppings:
                 arguments = (meter, self.model, stepping, self.prefixes[0], self.tokens)
                 row = {"stepping": stepping}
                 self.report.attempt("loops", row, lambda a=arguments: ours.loop_figures(*a), 2, 20)
             for prefix in self.prefixes[1:]:
                 self.steps(meter, quantization, prefix, 1)
+            self.generation(meter, quantization, self.prefixes[1], 1)
 
         self.with_engine(quantization, measure, 1, max(self.prefixes))
 
@@ -152,7 +157,7 @@ class Bench:
                 for batch in self.batches:
                     self.steps(meter, quantization, prefix, batch)
                 for batch in self.batches if prefix == self.prefixes[0] else ():
-                    self.generation(meter, quantization, batch)
+                    self.generation(meter, quantization, prefix, batch)
 
         self.with_engine(quantization, measure, max(self.batches), self.prefixes[1])
 
@@ -179,8 +184,7 @@ class Bench:
         row = {"quantization": quantization or "bf16", "prefix": prefix, "batch": batch}
         self.report.attempt("forwards", row, measure)
 
-    def generation(self, meter, quantization: str | None, batch: int) -> None:
-        prefix = self.prefixes[0]
+    def generation(self, meter, quantization: str | None, prefix: int, batch: int) -> None:
         row = {"quantization": quantization or "bf16", "prefix": prefix, "batch": batch,
                "stepping": meter.engine.stepping}  # fmt: skip
         self.report.attempt(

@@ -28,6 +28,12 @@ def lines(rows: list[dict], along: str, by: str, value) -> dict[tuple[str, int],
     return found
 
 
+def short_prompts(document: dict) -> list[dict]:
+    """Generations behind the shortest prompt: longer ones take a large part of the time."""
+    rows = document["generations"]
+    return [row for row in rows if row["prefix"] == min(other["prefix"] for other in rows)]
+
+
 def bars(document: dict) -> dict[str, float]:
     """{what: tokens/s} at batch 1 and the paper's tokens per forward, where that is set."""
     found = {}
@@ -35,7 +41,7 @@ def bars(document: dict) -> dict[str, float]:
         found[row["what"]] = row.get("tokens_per_s_scaled_to_paper_tpf", row["tokens_per_s"])
     paper = document["paper"]
     found[f"paper ({paper['device']})"] = paper["tokens_per_s"]
-    for row in document["generations"]:
+    for row in short_prompts(document):
         if row["batch"] == 1:
             found[f"edlm {row['quantization']}, {row['stepping']}"] = row["tokens_per_s_scaled_to_paper_tpf"]
     for row in document["loops"]:
@@ -73,10 +79,11 @@ def rates_panel(axes, document: dict) -> None:
         axes, document["forwards"], "batch", "prefix", lambda row: 1e3 * row["batch"] * tpf / row["step_ms"]
     )
     rates = "tokens_per_s_scaled_to_paper_tpf"
-    for row in document["generations"]:
+    ends = short_prompts(document)
+    for row in ends:
         axes.plot(row["batch"], row[rates], "*", color=COLORS[row["quantization"]], ms=10)
-    if document["generations"]:
-        axes.plot([], [], "k*", ms=10, label="end to end, prompt included")
+    if ends:
+        axes.plot([], [], "k*", ms=10, label=f"end to end, prompt of {ends[0]['prefix']} included")
         axes.legend(fontsize=6)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
