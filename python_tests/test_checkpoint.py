@@ -11,7 +11,7 @@ from checkpoints import MASK, config_dict, random_weights, write_ar_checkpoint, 
 from safetensors.torch import load_file, save_file
 
 from edlm_engine import CheckpointError, Engine
-from edlm_engine.checkpoint import Checkpoint
+from edlm_engine.checkpoint import Checkpoint, DummyTensors
 
 PROMPT = [5, 6, 7, 8, 9]
 MODEL = "model.safetensors"
@@ -233,3 +233,14 @@ def test_options_that_an_autoregressive_checkpoint_lacks(tmp_path, option):
     folder = write_ar_checkpoint(tmp_path / "ar")
     with pytest.raises(ValueError, match=f"{option}: .* is an autoregressive checkpoint and has none"):
         Engine(folder, **{option: 4})
+
+
+def test_dummy_weights_are_made_where_they_are_wanted():
+    """On a GPU; "meta" stands in for it. Elsewhere they have the same values."""
+    tensors = DummyTensors(device="meta")
+    names = ("a.weight", "norm.weight", "q_proj.bias")
+    made = [tensors.tensor(*arguments) for arguments in zip(names, ((1001, 1500), (64,), (64,)), strict=True)]
+    assert {tensor.device.type for tensor in made} == {"meta"}
+    one, other = (DummyTensors().tensor("a.weight", (1001, 1500)).float() for _ in range(2))
+    assert torch.equal(one, other) and not torch.equal(one[0], one[1])
+    assert one.std() == pytest.approx(0.02, rel=0.01)

@@ -1,10 +1,12 @@
 """edlm tune and edlm bench: what is measured, chosen, shown, kept, and taken back by an engine."""
 
+import io
 import json
 from types import SimpleNamespace
 
 import pytest
 from checkpoints import config_dict, write_ar_checkpoint, write_checkpoint
+from rich.console import Console
 
 from edlm_engine import Engine, SamplingParams
 from edlm_engine.cli import app
@@ -210,3 +212,19 @@ def test_bench_command(folder, tmp_path, monkeypatch, capsys, stepping):
         from edlm_engine.bench_report import measure
 
         measure(engine, 3, 2, 4)
+
+
+def test_bench_shows_the_figures_that_there_are():
+    from edlm_engine.bench_report import print_tables
+
+    figures = {
+        "ms_per_step": 4.5,
+        "ms_per_forward": None,
+        "launches_per_step": 1.25,
+        "outside_kernels_share": 0.07,
+    }
+    console = Console(file=io.StringIO(), width=100)
+    print_tables(console, {"engine": {"model": "x"}, "step_ms": {1: 2.0}, "generation": figures})
+    printed = console.file.getvalue()
+    assert "launches per step" in printed and "1.3" in printed and "7.0%" in printed
+    assert "ms per forward" not in printed and "tokens/s" not in printed

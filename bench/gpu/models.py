@@ -21,6 +21,7 @@ from plots import draw
 from stopwatch import OutOfTime, Stopwatch, save, time_limit
 
 QUANTIZATIONS = (None, "int8", "fp8")
+NO_TIME = "no time left"
 FOR_PROFILES = 12.0  # seconds, kept to the end: a profiler may slow down, or break, what comes after it
 STEPPINGS = ("eager", "graph", "device")
 COLUMNS = {
@@ -61,7 +62,7 @@ class Report:
         """A row of call()'s figures, or of why there are none. needs: seconds below which it is not begun."""
         label = ", ".join(str(value) for value in row.values())
         if self.left() < needs:
-            self.leave_out(kind, label, "no time left")
+            self.leave_out(kind, label, NO_TIME)
             return None
         try:
             with time_limit(min(limit, self.left())):
@@ -77,7 +78,8 @@ class Report:
 
     def leave_out(self, kind: str, label: str, reason: str) -> None:
         self.document["left_out"].append({"what": f"{kind}: {label}", "why": reason})
-        print(f"{kind + ': ' + label:46} left out: {reason[:80]}", flush=True)
+        if reason != NO_TIME:  # of those there may be many
+            print(f"{kind + ': ' + label:46} left out: {reason[:80]}", flush=True)
         save(self.path, self.document)
 
 
@@ -125,7 +127,7 @@ class Bench:
         there is none."""
         label = f"engine {quantization or 'bf16'}"
         if self.report.left() < 3:
-            return self.report.leave_out("all", label, "no time left")
+            return self.report.leave_out("all", label, NO_TIME)
         where = self.model, self.folder, self.watch.device, quantization
         generated = max(self.tokens, ours.PROFILED_BLOCKS * self.model.block)
         tokens = batch * (prefix + (generated if batch == 1 else self.model.block))
@@ -195,7 +197,7 @@ class Bench:
         """transformers' model; compiling takes most of the time that there is for it."""
         dry = self.watch.dry_run
         if self.report.left() < (15 if compiled and not dry else 1):
-            return self.report.leave_out("baselines", "compiled" if compiled else "plain", "no time left")
+            return self.report.leave_out("baselines", "compiled" if compiled else "plain", NO_TIME)
         try:
             import baselines
 
@@ -236,6 +238,8 @@ def main() -> None:
     report = Report(model, Stopwatch(options.dry_run), options.out, options.seconds)
     with tempfile.TemporaryDirectory() as folder:
         Bench(report, Path(folder) / model.name).run()
+    late = sum(left["why"] == NO_TIME for left in report.document["left_out"])
+    print(f"{late} measurements left out for lack of time")
     draw(report.document, options.out.with_suffix(".png"))
 
 

@@ -85,8 +85,8 @@ if [ -n "$dry" ]; then
   models_part 8B 100 $dry
   models_part 1.5B 100 $dry
 else
-  part machine 5 nvidia-smi
-  part build 90 build
+  part machine 10 nvidia-smi
+  part build 120 build
   part loop 15 tests $loop
   part engine 50 tests python_tests/test_device_engine.py
   part ops 40 tests python_tests/test_device_ops.py -k cuda
