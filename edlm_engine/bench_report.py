@@ -23,6 +23,7 @@ _LABELS = {
     "synchronisations_per_block": ("waits for the GPU per block", "{:.1f}"),
     "launches_per_step": ("launches per step", "{:.1f}"),
     "kernels_per_step": ("kernels per step", "{:.0f}"),
+    "gpu_ms_per_step": ("ms of work on the GPU per step", "{:.2f}"),
     "outside_kernels_share": ("time outside kernels", "{:.1%}"),
 }  # a figure is left out where it cannot be seen
 

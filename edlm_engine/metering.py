@@ -109,17 +109,13 @@ class Meter:
         results = self.engine.generate(prompts, **params)
         seconds = time.perf_counter() - start
         self._host.wait()
-        tokens, nfe, steps = (
-            sum(len(r.token_ids) for r in results),
-            sum(r.nfe for r in results),
-            len(self._read),
-        )
+        tokens, steps = sum(len(r.token_ids) for r in results), len(self._read)
         times = [at for at, prompts_due in self._read if not prompts_due]
         between = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else seconds
         return {
             "tokens_per_s": tokens / seconds,
             "forwards_per_s": steps / seconds,
-            "tokens_per_forward": tokens / nfe,
+            "tokens_per_forward": tokens / sum(r.nfe for r in results),
             "steps": steps,
             "ms_per_step": 1e3 * between,
             "host_ms_per_step": 1e3 * (self._host.seconds - self._apart.seconds) / steps,

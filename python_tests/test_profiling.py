@@ -44,6 +44,7 @@ def test_summary():
         "synchronisations_per_block": 1.0,
         "launches_per_step": 1.0,
         "kernels_per_step": 1.0,
+        "gpu_ms_per_step": pytest.approx(0.035 / 3),
         "outside_kernels_share": pytest.approx(1 - 35 / 40),
     }
 
