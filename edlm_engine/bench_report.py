@@ -14,7 +14,7 @@ from .progress import progress_bar
 _LABELS = {
     "ms_per_step": ("ms from step to step", "{:.2f}"),
     "ms_per_forward": ("ms per forward, median", "{:.2f}"),
-    "host_ms_per_step": ("ms of Python and C++ per step, on the host", "{:.2f}"),
+    "host_ms_per_step": ("ms per step of Python and C++ on the host", "{:.2f}"),
     "tokens_per_s": ("tokens/s", "{:.0f}"),
     "forwards_per_s": ("forwards/s", "{:.1f}"),
     "tokens_per_forward": ("tokens per forward", "{:.2f}"),

@@ -47,7 +47,9 @@ class Report:
                       "tokens_per_forward": model.tpf},
             "forwards": [], "generations": [], "loops": [], "baselines": [], "activity": [], "left_out": [],
         }  # fmt: skip
-        print(f"{model.name} on {watch.name()}, copy {bandwidth / 1e9:.0f} GB/s\n{HEADINGS}", flush=True)
+        print(f"{model.name} on {watch.name()}, copy {bandwidth / 1e9:.0f} GB/s")
+        print(f"paper, H100, batch 1: {model.tokens_per_s} tokens/s at {model.tpf} tokens per forward")
+        print(HEADINGS, flush=True)
         save(path, self.document)
 
     def give_the_rest(self) -> None:
