@@ -27,8 +27,8 @@ class RunAhead:
     ops.advance moves the block state from step to step as the scheduler would. Every step leaves a snapshot
     of it; the scheduler replays them in turn, so that texts, stop strings, streams and errors come about as
     in eager steps, some steps behind. What the host ends by itself (a stop string, a cancelled request) it
-    tells the device, which meanwhile may do steps that nobody reads. stepping: "static" (no graph, any
-    device), "graph" or "device": see stepping.py.
+    tells the device, which meanwhile may do steps that nobody reads.
+    stepping: "static" (no graph, any device), "graph" or "device": see stepping.py.
     """
 
     def __init__(self, stepping: str, scheduler: Scheduler, runner: Runner, decoding: DecodingConfig):
@@ -57,7 +57,7 @@ class RunAhead:
         while True:
             free = (
                 _LAUNCHES - way.pending()
-            )  # before the look: what has ended by now is read, so the ring has room
+            )  # asked first: of what has ended all is read, so the ring has room
             replayed = self._replay()
             if not self._scheduler.running or interrupted():
                 return

@@ -222,9 +222,10 @@ def advance(
         host[0] = control[3]
     for s in range(slots):
         if active[s] and not lay_out_only:
-            _take_step(s, tokens, masked, clean, num_masked, block_length, step, status, active, start,
-            pending,
-                       end, full_length, stop_ids, mask_id, shift)  # fmt: skip
+            _take_step(
+                s, tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end,
+                full_length, stop_ids, mask_id, shift,
+            )  # fmt: skip
         active[s] = int(bool(active[s]) and s < batch and host[2 + s] == 0)
     first_row[:] = torch.where(active > 0, torch.arange(slots) * width, -1)
     control[0] = int(bool(active.any()) and host[1] == 0)
@@ -252,11 +253,8 @@ def advance(
             predicting[0] = clean_rows + s * width + before - 1
         wanted = torch.where(masked[s, :length] > 0)[0]
         heads = slice(s * width, s * width + len(wanted))
-        head_rows[heads], head_slots[heads], head_positions[heads] = (
-            predicting[wanted].int(),
-            s,
-            begin + wanted.int(),
-        )
+        head_rows[heads], head_slots[heads] = predicting[wanted].int(), s
+        head_positions[heads] = begin + wanted.int()
 
 
 def _take_step(s, tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end,

@@ -26,7 +26,7 @@ from edlm_engine.checkpoint import Checkpoint
 from test_device_engine import PARAMS, PROMPTS
 mapped = Checkpoint.tensor
 Checkpoint.tensor = lambda *arguments: mapped(*arguments).clone()  # aligned, as after the way to a GPU
-with Engine(sys.argv[1], device="cpu", dtype=sys.argv[2]) as engine:
+with Engine(sys.argv[1], device="cpu", dtype=sys.argv[2], stepping=sys.argv[3]) as engine:
     print(json.dumps([(r.token_ids, r.commit_steps) for r in engine.generate(PROMPTS, PARAMS)]))
 """
 MANY_ROWS = """
@@ -77,20 +77,21 @@ def test_more_rows_than_have_their_logits_in_memory_at_a_time(simulated):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("stepping", ["eager", "static"])
 @pytest.mark.parametrize("arch", ["qwen3", "qwen2"])
-def test_engine(simulated, tmp_path, arch):
+def test_engine(simulated, tmp_path, arch, stepping):
     """Four prompts at once, greedy and sampled, filtered and not: the tokens that the CPU's kernels give."""
     folder = write_checkpoint(tmp_path / "model", config_dict(arch, **HEADS))
     with Engine(folder, device="cpu", dtype="float32") as engine:
         want = [[r.token_ids, r.commit_steps] for r in engine.generate(PROMPTS, PARAMS)]
-    done = run_with(simulated, "-c", GENERATE, folder, "float32")
+    done = run_with(simulated, "-c", GENERATE, folder, "float32", stepping)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == want
 
 
 def test_engine_in_bfloat16(simulated, tmp_path):
     folder = write_checkpoint(tmp_path / "model", config_dict(**HEADS))
-    done = run_with(simulated, "-c", GENERATE, folder, "bfloat16")
+    done = run_with(simulated, "-c", GENERATE, folder, "bfloat16", "eager")
     assert done.returncode == 0, done.stderr
     lengths = [len(token_ids) for token_ids, _ in json.loads(done.stdout)]
     assert lengths == [params.max_new_tokens for params in PARAMS]
@@ -100,6 +101,6 @@ def test_engine_in_bfloat16(simulated, tmp_path):
 def test_bundled_model(simulated):
     with Engine("edlm-tiny", device="cpu", dtype="float32") as engine:
         want = [[r.token_ids, r.commit_steps] for r in engine.generate(PROMPTS, PARAMS)]
-    done = run_with(simulated, "-c", GENERATE, "edlm-tiny", "float32")
+    done = run_with(simulated, "-c", GENERATE, "edlm-tiny", "float32", "static")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == want
