@@ -4,6 +4,8 @@ import time
 import warnings
 from collections.abc import Callable
 
+import torch
+
 from .host_link import HostLink
 from .models.config import DecodingConfig
 from .runner import Runner
@@ -36,6 +38,7 @@ class RunAhead:
         self._scheduler, self._runner, self._decoding = scheduler, runner, decoding
         self._link = HostLink(runner.state, ring_size=(_LAUNCHES + 1) * LAUNCH_STEPS)
         self._ways: dict[int, tuple] = {}  # by batch: the step, and the way to run it
+        self._pool = None if stepping == "static" else torch.cuda.graph_pool_handle()
 
     def run(self, interrupted: Callable[[], bool]):
         """Until no sequence runs, or interrupted(), which is asked between two steps."""
@@ -98,8 +101,8 @@ class RunAhead:
         step.lay_out()
         if self.stepping == "device":
             try:
-                return LoopSteps(step, self._runner, self._link)
+                return LoopSteps(step, self._runner, self._pool, self._link)
             except RuntimeError as error:
                 warnings.warn(f"no loop on the GPU, one graph per step instead: {error}", stacklevel=2)
                 self.stepping = "graph"
-        return GraphSteps(step, self._runner)
+        return GraphSteps(step, self._runner, self._pool)
