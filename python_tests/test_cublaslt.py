@@ -37,7 +37,9 @@ class Clock:
 
 
 def tuner(library, *seconds: float) -> ProductTuner:
-    return ProductTuner(torch.device("cpu"), library, Clock(*seconds), lambda: 7)
+    made = ProductTuner(torch.device("cpu"), library, Clock(*seconds), lambda: 7)
+    made.may_search = True
+    return made
 
 
 def operands(rows: int = 5, inputs: int = 12, outputs: int = 9):
@@ -48,10 +50,11 @@ def test_the_fastest_that_is_right_is_used_from_then_on(library):
     behave(library, [RIGHT, REFUSED, WRONG, UNUSABLE, RIGHT, RIGHT])
     own = tuner(library, 3.0, 1.0, 2.0, 5.0)  # three that are right, then torch's
     x, weight, out = operands()
-    assert own.multiply(x, weight, out, may_search=True) is out
+    assert own.multiply(x, weight, out) is out
     assert library.mock_last() == 4 and torch.allclose(out, x @ weight.T, atol=1e-5)
+    own.may_search = False
     x, weight, out = operands()  # another layer of the same shape: nothing is measured again
-    own.multiply(x, weight, out, may_search=False)
+    own.multiply(x, weight, out)
     assert library.mock_last() == 4 and torch.allclose(out, x @ weight.T, atol=1e-5)
 
 
@@ -69,9 +72,9 @@ def test_else_torch_multiplies(library, kinds, seconds, refuse):
     behave(library, kinds, refuse)
     own = tuner(library, *seconds)
     x, weight, out = operands()
-    own.multiply(x, weight, out, may_search=True)
+    own.multiply(x, weight, out)
     behave(library, kinds, refuse)
-    own.multiply(x, weight, out.fill_(torch.nan), may_search=True)
+    own.multiply(x, weight, out.fill_(torch.nan))
     assert library.mock_last() == -1 and torch.allclose(out, x @ weight.T, atol=1e-5)
 
 
@@ -80,7 +83,8 @@ def test_no_search_while_capturing_nor_for_prompts(library):
     own = tuner(library)
     for rows, may_search in ((5, False), (MOST_ROWS + 1, True)):
         x, weight, out = operands(rows)
-        own.multiply(x, weight, out, may_search)
+        own.may_search = may_search
+        own.multiply(x, weight, out)
         assert torch.allclose(out, x @ weight.T, atol=1e-5)
     assert library.mock_last() == -1
 
@@ -89,7 +93,7 @@ def test_types_that_the_library_does_not_take(library):
     behave(library, [RIGHT])
     own = tuner(library)
     x, weight, out = (t.bfloat16() for t in operands())  # the stand-in has float32 alone
-    own.multiply(x, weight, out, may_search=True)
+    own.multiply(x, weight, out)
     assert torch.equal(out, x @ weight.T)
 
 

@@ -1,7 +1,9 @@
 """cuBLASLt's fastest algorithm for each shape of a product, found by trying: its first guess is often not the
-best where a few rows meet a large matrix. Through the library that torch has loaded, whose C interface is
-called by ctypes: it is only called while a graph is captured, or for a prompt, so that its overhead is of no
-account. Source: NVIDIA, cuBLAS documentation, "Using the cuBLASLt API"."""
+best where a few rows meet a large matrix.
+
+Through the library that torch has loaded, by ctypes: steps call it only while their graph is captured, so
+that the overhead is of no account. Source: NVIDIA, cuBLAS documentation, "Using the cuBLASLt API".
+"""
 
 import ctypes
 import statistics
@@ -42,7 +44,13 @@ class _Product:
         self._library, kind = library, _TYPES[dtype]
         self.operation = self._make("MatmulDesc", _COMPUTE_32F, _R_32F)
         transposed = ctypes.c_int(_TRANSPOSED)
-        self._call("MatmulDescSetAttribute", self.operation, _TRANSPOSE_A, ctypes.byref(transposed), 4)
+        self._call(
+            "MatmulDescSetAttribute",
+            self.operation,
+            _TRANSPOSE_A,
+            ctypes.byref(transposed),
+            ctypes.c_size_t(4),
+        )
         self.weight, self.x, self.out = (
             self._make(
                 "MatrixLayout", kind, ctypes.c_uint64(height), ctypes.c_uint64(width), ctypes.c_int64(height)
@@ -54,7 +62,9 @@ class _Product:
         """What the library proposes, best guess first. Raises RuntimeError."""
         preference = self._make("MatmulPreference")
         most = ctypes.c_uint64(_WORKSPACE)
-        self._call("MatmulPreferenceSetAttribute", preference, _MAX_WORKSPACE, ctypes.byref(most), 8)
+        self._call(
+            "MatmulPreferenceSetAttribute", preference, _MAX_WORKSPACE, ctypes.byref(most), ctypes.c_size_t(8)
+        )
         found, count = (_Found * ALGORITHMS)(), ctypes.c_int()
         self._call(
             "MatmulAlgoGetHeuristic", handle, self.operation, self.weight, self.x, self.out, self.out,
@@ -93,6 +103,8 @@ def call(library: ctypes.CDLL, name: str, *arguments):
 class ProductTuner:
     """Chooses for every shape once; shared by the layers of a model.
 
+    may_search: whether a new shape is searched, which takes some hundred milliseconds and must not happen
+    while a graph is captured; otherwise torch multiplies it.
     measure(call): seconds of it. stream(): the current one. Both are for tests to replace.
     """
 
@@ -103,7 +115,8 @@ class ProductTuner:
         measure: Callable[[Callable[[], object]], float] | None = None,
         stream: Callable[[], int] | None = None,
     ):
-        self._library, self._device = library, device
+        self.may_search = False
+        self._library = library
         self._handle = ctypes.c_void_p()
         call(library, "Create", ctypes.byref(self._handle))
         self._workspace = torch.empty(_WORKSPACE, dtype=torch.uint8, device=device)
@@ -111,13 +124,10 @@ class ProductTuner:
         self._stream = stream or (lambda: torch.cuda.current_stream(device).cuda_stream)
         self._chosen: dict[tuple, tuple[_Product, _Found] | None] = {}
 
-    def multiply(
-        self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor, may_search: bool
-    ) -> torch.Tensor:
-        """out = x weightᵀ: T [rows, inputs], [outputs, inputs], [rows, outputs]; returns out. may_search:
-        time the algorithms if the shape is new (not while a graph is captured)."""
+    def multiply(self, x: torch.Tensor, weight: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """out = x weightᵀ: T [rows, inputs], [outputs, inputs], [rows, outputs]; returns out."""
         key = (x.dtype, len(x), *weight.shape)
-        if key not in self._chosen and may_search and len(x) <= MOST_ROWS:
+        if key not in self._chosen and self.may_search and len(x) <= MOST_ROWS:
             self._chosen[key] = self._search(x, weight, out)
         chosen = self._chosen.get(key)
         if chosen is None:
