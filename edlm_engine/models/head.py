@@ -6,7 +6,7 @@ import torch
 
 from .. import ops
 from .linear import QuantizedRows
-from .quantization import Int8Weight
+from .quantization import QuantizedWeight
 
 
 @dataclass(slots=True)
@@ -20,10 +20,10 @@ class Head:
         ops.row_stats(hidden, self.weight, *arguments)
 
 
-class Int8Head:
+class QuantizedHead:
     """The same over int8 weights: half the bytes, and twice the rate."""
 
-    def __init__(self, weight: Int8Weight, rows: QuantizedRows):
+    def __init__(self, weight: QuantizedWeight, rows: QuantizedRows):
         self._rows, self._vocab = rows, len(weight.values)
         self.weight = ops.pack_int8_weight(weight.values, weight.scale)
 

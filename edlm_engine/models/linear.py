@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from .. import ops
-from .quantization import Int8Weight
+from .quantization import QuantizedWeight
 
 
 class QuantizedRows:
@@ -63,7 +63,7 @@ class OneDnnLinear:
 class Int8Linear:
     """int8 weight, one scale per output; activations are quantised row by row on their way in."""
 
-    def __init__(self, weight: Int8Weight, rows: QuantizedRows):
+    def __init__(self, weight: QuantizedWeight, rows: QuantizedRows):
         self._rows = rows
         self.weight = ops.pack_int8_weight(weight.values, weight.scale)
 
@@ -75,9 +75,9 @@ class Int8Linear:
 Linear = DenseLinear | PackedLinear | OneDnnLinear | Int8Linear
 
 
-def make_linear(weight: torch.Tensor | Int8Weight, rows: QuantizedRows) -> Linear:
+def make_linear(weight: torch.Tensor | QuantizedWeight, rows: QuantizedRows) -> Linear:
     """The fastest layer for a weight [outputs, inputs], by where it is and of what type."""
-    if isinstance(weight, Int8Weight):
+    if isinstance(weight, QuantizedWeight):
         return Int8Linear(weight, rows)
     if weight.device.type != "cpu":
         return DenseLinear(weight)

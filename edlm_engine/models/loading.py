@@ -7,9 +7,9 @@ import torch
 from ..machine import trim_memory
 from .config import ModelConfig
 from .families import TensorNames
-from .head import Head, Int8Head
+from .head import Head, QuantizedHead
 from .linear import QuantizedRows, make_linear
-from .quantization import Int8Weight, concatenate, quantize_weight
+from .quantization import QuantizedWeight, concatenate, quantize_weight
 from .transformer import Layer, Transformer
 
 
@@ -29,17 +29,17 @@ class Weights:
         # a vector that stayed mapped would keep what else was read through its mapping in memory
         return tensor.to(dtype=self.dtype, device=self.device, copy=len(shape) == 1)
 
-    def matrix(self, name: str, *shape: int) -> torch.Tensor | Int8Weight:
+    def matrix(self, name: str, *shape: int) -> torch.Tensor | QuantizedWeight:
         """The weight of a linear layer, [outputs, inputs]."""
         if self.stored_int8:
             scale = self.tensors.tensor(f"{name}_scale", shape[:1]).float()
-            return Int8Weight(self.tensors.tensor(name, shape, torch.int8), scale)
+            return QuantizedWeight(self.tensors.tensor(name, shape, torch.int8), scale)
         return quantize_weight(self.tensors.tensor(name, shape)) if self.quantize else self.get(name, *shape)
 
-    def merged(self, parts: list[tuple[str, int]], inputs: int) -> torch.Tensor | Int8Weight:
+    def merged(self, parts: list[tuple[str, int]], inputs: int) -> torch.Tensor | QuantizedWeight:
         """Matrices (name, outputs) of the same inputs, one below the other."""
         matrices = [self.matrix(name, outputs, inputs) for name, outputs in parts]
-        return concatenate(matrices) if isinstance(matrices[0], Int8Weight) else torch.cat(matrices)
+        return concatenate(matrices) if isinstance(matrices[0], QuantizedWeight) else torch.cat(matrices)
 
 
 def load_transformer(
@@ -74,13 +74,13 @@ def load_transformer(
     return Transformer(config, embedding, layers, weights.get(f"{body}.norm.weight", hidden), head)
 
 
-def _load_head(config: ModelConfig, weights: Weights, names: TensorNames, embedding, rows) -> Head | Int8Head:
+def _load_head(config: ModelConfig, weights: Weights, names: TensorNames, embedding, rows) -> Head | QuantizedHead:
     tied = config.tied_head and not weights.stored_int8  # an int8 head lies beside its embedding
     if tied and not weights.quantize:
         return Head(embedding)
     name = f"{names.body}.embed_tokens.weight" if tied else names.head
     matrix = weights.matrix(name, config.vocab_size, config.hidden_size)
-    return Int8Head(matrix, rows) if isinstance(matrix, Int8Weight) else Head(matrix)
+    return QuantizedHead(matrix, rows) if isinstance(matrix, QuantizedWeight) else Head(matrix)
 
 
 def _load_layer(config: ModelConfig, weights: Weights, prefix: str, rows: QuantizedRows) -> Layer:
