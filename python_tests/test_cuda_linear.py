@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from host_sim import DTYPES, HostSim, SimulatorError, close, poisoned
+from host_sim import DTYPES, HostSim, close, poisoned
 from op_cases import tensor
 
 from edlm_engine import ops, packing, reference
@@ -110,9 +110,12 @@ class Case:
 
 KINDS = [torch.bfloat16, torch.float16, torch.uint8, torch.float8_e4m3fn]
 KIND = pytest.mark.parametrize("kind", KINDS, ids=name_of)
-# rows, inputs, outputs: every tile of rows and beyond; partial groups, quads and steps; inputs whose rows allow
-# no access to 16 bytes; fewer steps than warps
-SHAPES = [(1, 4, 1), (3, 64, 33), (8, 160, 64), (9, 1028, 31), (20, 256, 130), (33, 2064, 65), (70, 96, 8), (130, 20, 7)]
+# rows, inputs, outputs: every tile of rows and beyond; partial groups, quads and steps; inputs whose rows
+# allow no access to 16 bytes; fewer steps than warps
+SHAPES = [
+    (1, 4, 1), (3, 64, 33), (8, 160, 64), (9, 1028, 31), (20, 256, 130), (33, 2064, 65), (70, 96, 8),
+    (130, 20, 7),
+]  # fmt: skip
 
 
 def check(case: Case, simulator, out_dtype, **options):

@@ -13,12 +13,18 @@ constexpr int kFragments = kStepWords / (kLanes * 4); // of a step: 4 panels of 
 constexpr int kPanels = kFragments / 2;
 constexpr int kSumStride = kGroupOutputs + 4; // of a row of sums in shared memory: no bank conflicts
 
+// Tensor cores since Hopper take e4m3 from mma.sync as f16, into which it is turned in registers: fewer are left.
+template <class T>
+constexpr bool kWidened = std::is_same_v<T, e4m3>;
+template <class T>
+constexpr int kMaxRows = kWidened<T> ? 32 : 64;
+
 // Steps whose weights are in registers, or on their way, while a step is multiplied, and blocks of threads on a
 // multiprocessor: as many as leave room for the sums.
-template <int kRows>
-constexpr int kStepsAhead = kRows <= 32 ? 2 : 1;
-template <int kRows>
-constexpr int kResident = kRows <= 16 ? 2 : 1;
+template <class T, int kRows>
+constexpr int kStepsAhead = kRows <= (kWidened<T> ? 16 : 32) ? 2 : 1;
+template <class T, int kRows>
+constexpr int kResident = kRows <= (kWidened<T> ? 8 : 16) ? 2 : 1;
 
 struct Step {
   std::uint32_t at[kFragments][4];
@@ -104,8 +110,8 @@ __device__ __forceinline__ void reduce_warps(const LinearParams& p, const SumOf<
 
 // Grid: (tiles of rows, groups, splits): blocks that run together share a group's weights.
 template <class T, int kRows, bool kWide>
-__global__ void __launch_bounds__(kLinearThreads, kResident<kRows>) linear_kernel(const LinearParams p) {
-  constexpr int kAhead = kStepsAhead<kRows>;
+__global__ void __launch_bounds__(kLinearThreads, kResident<T, kRows>) linear_kernel(const LinearParams p) {
+  constexpr int kAhead = kStepsAhead<T, kRows>;
   const int warp = static_cast<int>(threadIdx.x) / kLanes;
   const auto steps = linear_steps(p.inputs, sizeof(T));
   const auto first = static_cast<int>(split_begin(blockIdx.z, p.splits, steps)) + warp;
@@ -155,10 +161,10 @@ void linear_typed(const LinearParams& p, Stream stream) {
     linear_rows<T, 8, true>(p, stream);
   else if (tile == 16)
     linear_rows<T, 16, true>(p, stream);
-  else if (tile == 32)
+  else if (tile == 32 || kMaxRows<T> == 32)
     linear_rows<T, 32, true>(p, stream);
   else
-    linear_rows<T, 64, true>(p, stream);
+    linear_rows<T, kMaxRows<T>, true>(p, stream);
   if (p.splits > 1) linear_combine<T>(p, stream);
 }
 

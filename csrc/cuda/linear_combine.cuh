@@ -65,14 +65,14 @@ __device__ __forceinline__ void write_sums(const LinearParams& p, std::int64_t r
                  sums);
 }
 
-// A thread per row and four outputs.
+// A thread per row and four outputs. Grid: (rows, parts of a row).
 template <class T>
 __global__ void __launch_bounds__(kLinearCombineThreads) linear_combine_kernel(const LinearParams p) {
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const std::int64_t item = static_cast<std::int64_t>(blockIdx.x) * kLinearCombineThreads + threadIdx.x;
-  const std::int64_t padded = padded_outputs(p.outputs), row = item / (padded / 4), at = item % (padded / 4);
-  if (row >= p.rows) return;
+  const std::int64_t padded = padded_outputs(p.outputs), row = blockIdx.x;
+  const auto at = static_cast<int>(blockIdx.y) * kLinearCombineThreads + static_cast<int>(threadIdx.x);
+  if (at * 4 >= padded) return;
   const auto* from = static_cast<const SumOf<T>*>(p.partial) + row * padded + at * 4;
   auto total = load_elements<4>(from);
 #pragma unroll 4
@@ -81,14 +81,14 @@ __global__ void __launch_bounds__(kLinearCombineThreads) linear_combine_kernel(c
 #pragma unroll
     for (int i = 0; i < 4; ++i) total.at[i] += other.at[i];
   }
-  write_outputs<T>(p, row, at / kQuads, static_cast<int>(at % kQuads), total);
+  write_outputs<T>(p, row, at / kQuads, at % kQuads, total);
 }
 
 template <class T>
 void linear_combine(const LinearParams& p, Stream stream) {
-  const std::int64_t threads = p.rows * padded_outputs(p.outputs) / 4;
+  const std::int64_t parts = ceil_div(padded_outputs(p.outputs) / 4, kLinearCombineThreads);
   launch("linear (combine)", linear_combine_kernel<T>,
-         dim3{static_cast<unsigned>(ceil_div(threads, kLinearCombineThreads))}, kLinearCombineThreads, 0, stream, p);
+         dim3{static_cast<unsigned>(p.rows), static_cast<unsigned>(parts)}, kLinearCombineThreads, 0, stream, p);
 }
 
 } // namespace edlm::cuda
