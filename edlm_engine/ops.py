@@ -69,9 +69,9 @@ def linear(x: Tensor, x_scale: Tensor | None, weight: Tensor, out: Tensor) -> No
 
     out: T [rows, outputs]; x: T [rows, inputs] with x_scale None (on a GPU bfloat16 or float16, and out may
     be float32), or as quantize_rows() wrote them: uint8 for an int8 weight, float8_e4m3fn for such a weight.
-    Products of int8 are summed exactly, in int32, and scaled once. A row's result does not depend on the others. On a
-    GPU the weight is read before the kernel ahead of this one in the stream has ended: whatever writes a
-    weight must be waited for, as the functions that pack it do.
+    Products of int8 are summed exactly, in int32, and scaled once. A row's result does not depend on the
+    others. On a GPU the weight is read before the kernel ahead of this one in the stream has ended: whatever
+    writes a weight must be waited for, as the functions that pack it do.
     """
     _edlm.linear.default(x, x_scale, weight, out)
 

@@ -171,3 +171,9 @@ def test_bad_arguments():
         ops.quantize_rows(x, torch.zeros(2, 7, dtype=torch.uint8), torch.zeros(2))
     with pytest.raises(ValueError, match="multiple of 4 bytes along its inputs, got 3 inputs"):
         ops.pack_weight(torch.zeros(5, 3).bfloat16())
+    with pytest.raises(ValueError, match="edlm::quantize_rows: q: float8 runs on a GPU only"):
+        ops.quantize_rows(x, torch.zeros(2, 8).to(torch.float8_e4m3fn), torch.zeros(2))
+    with pytest.raises(ValueError, match="edlm::linear: x: float8 runs on a GPU only"):
+        ops.linear(x.to(torch.float8_e4m3fn), torch.ones(2), weight, out)
+    with pytest.raises(ValueError, match="a float8 weight is packed for a GPU only"):
+        ops.pack_fp8_weight(x.to(torch.float8_e4m3fn), torch.ones(2))

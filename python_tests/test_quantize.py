@@ -73,6 +73,30 @@ def test_autoregressive_checkpoints_too(tmp_path):
     assert generate(out).token_ids == generate(base, quantization="int8").token_ids
 
 
+def test_fp8_checkpoint(folder, tmp_path):
+    out = quantize_checkpoint(folder, tmp_path / "fp8", kind="fp8")
+    old, new = load_file(folder / "model.safetensors"), load_file(next(out.glob("*.safetensors")))
+    down = "model.layers.1.mlp.down_proj.weight"
+    assert new[down].dtype == torch.float8_e4m3fn
+    scale = new[f"{down}_scale"][:, None]
+    assert_close(new[down].float() * scale, old[down], 2**-4, float(scale.max()) * 2**-9)
+    assert json.loads((out / "config.json").read_text())["quantization_config"] == {
+        "quant_method": "edlm_fp8"
+    }
+
+
+def test_fp8_on_the_cpu(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"quantization='fp8': the CPU has no kernels for it; use .*'int8'"):
+        Engine(folder, device="cpu", quantization="fp8")
+    out = quantize_checkpoint(folder, tmp_path / "fp8", kind="fp8")
+    message = "config.json: the matrices are fp8: the CPU has no kernels for it; quantise the original"
+    with pytest.raises(ValueError, match=message):
+        Engine(out, device="cpu")
+    message = "quantization='int8': the matrices of .*fp8 are fp8 already; leave it out, or"
+    with pytest.raises(ValueError, match=message):
+        Engine(out, device="cpu", quantization="int8")
+
+
 def test_refused(folder, tmp_path):
     out = quantize_checkpoint(folder, tmp_path / "int8")
     with pytest.raises(CheckpointError, match="is quantised already"):
@@ -81,6 +105,8 @@ def test_refused(folder, tmp_path):
         quantize_checkpoint(folder, out)
     with pytest.raises(ValueError, match="quantization must be one of int8, fp8, got 'int4'"):
         Engine(folder, quantization="int4")
+    with pytest.raises(ValueError, match="must be one of int8, fp8, got 'int4'"):
+        quantize_checkpoint(folder, tmp_path / "int4", kind="int4")
 
 
 def test_bad_quantised_checkpoints(folder, tmp_path):

@@ -62,13 +62,14 @@ __device__ __forceinline__ void multiply_step(SumOf<T> (&sums)[kPanels][kRows / 
   const int at = index * static_cast<int>(kStepBytes) + lane % 4 * 16;
   std::uint32_t b[kRows / 8][4];
 #pragma unroll
-  for (int j = 0; j < kRows / 8; ++j)
-    load_inputs<T, kWide>(b[j], x + static_cast<std::int64_t>(8 * j + g) * row_bytes, at,
-                          8 * j + g < rows ? row_bytes : 0);
+  for (int j = 0; j < kRows / 8; ++j) {
+    const int row = 8 * j + g < rows ? 8 * j + g : rows - 1; // what is beyond counts for sums that nobody takes
+    load_inputs<T, kWide>(b[j], x + row * row_bytes, at, row_bytes);
+  }
 #pragma unroll
-  for (int j = 0; j < kRows / 8; ++j)
+  for (int panel = 0; panel < kPanels; ++panel)
 #pragma unroll
-    for (int panel = 0; panel < kPanels; ++panel) {
+    for (int j = 0; j < kRows / 8; ++j) {
       mma(T{}, sums[panel][j], step.at[2 * panel], b[j][0], b[j][1]);
       mma(T{}, sums[panel][j], step.at[2 * panel + 1], b[j][2], b[j][3]);
     }

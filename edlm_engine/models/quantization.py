@@ -34,7 +34,7 @@ def quantize_weight(weight: torch.Tensor, dtype: torch.dtype = torch.int8) -> Qu
         scaled = wide / s.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
         scaled = scaled.round_() if dtype == torch.int8 else scaled.clamp_(-largest, largest)
         q.copy_(scaled.nan_to_num_(0))
-        s[~wide.isfinite().all(1)] = torch.nan
+        s.masked_fill_(~wide.isfinite().all(1), torch.nan)
     return QuantizedWeight(values, scale)
 
 
