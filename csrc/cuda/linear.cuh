@@ -67,12 +67,12 @@ __device__ __forceinline__ void multiply_step(SumOf<T> (&sums)[kPanels][kRows / 
     load_inputs<T, kWide>(b[j], x + row * row_bytes, at, row_bytes);
   }
 #pragma unroll
-  for (int panel = 0; panel < kPanels; ++panel)
+  for (int half = 0; half < 2; ++half) // outermost: no product waits for the one before it
 #pragma unroll
-    for (int j = 0; j < kRows / 8; ++j) {
-      mma(T{}, sums[panel][j], step.at[2 * panel], b[j][0], b[j][1]);
-      mma(T{}, sums[panel][j], step.at[2 * panel + 1], b[j][2], b[j][3]);
-    }
+    for (int panel = 0; panel < kPanels; ++panel)
+#pragma unroll
+      for (int j = 0; j < kRows / 8; ++j)
+        mma(T{}, sums[panel][j], step.at[2 * panel + half], b[j][2 * half], b[j][2 * half + 1]);
 }
 
 // The warps' sums, added in their order, kChunk rows at a time.

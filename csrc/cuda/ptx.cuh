@@ -109,19 +109,40 @@ __device__ __forceinline__ void mma(std::int8_t, std::int32_t (&c)[4], const std
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Four e4m3 numbers as f16, two by two.
+__device__ __forceinline__ void widen(std::uint32_t& low, std::uint32_t& high, std::uint32_t bytes) {
+#if __CUDA_ARCH__ >= 890
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; }"
+      : "=r"(low), "=r"(high)
+      : "r"(bytes));
+#endif
+}
+
 // What has e4m3 in it needs code for this architecture or later; launches check it (launch.cuh), older code stops.
 constexpr int kE4m3Architecture = 89;
 
+// 9.x, 10.x and 11.x have no such tensor cores behind mma.sync: the compiler would widen to f16 as well, but in an order
+// that needs more registers than there are. The products are exact in either way.
 __device__ __forceinline__ void mma(e4m3, float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                     std::uint32_t b1) {
-#if __CUDA_ARCH__ >= 890
+#if __CUDA_ARCH__ < 890
+  __trap();
+#elif __CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200
   asm volatile(
       "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 #else
-  __trap();
+  std::uint32_t first[4], second[4], b[4]; // any order of the inputs will do, if it is the same on both sides
+  widen(first[0], first[2], a[0]);
+  widen(first[1], first[3], a[1]);
+  widen(second[0], second[2], a[2]);
+  widen(second[1], second[3], a[3]);
+  widen(b[0], b[1], b0);
+  widen(b[2], b[3], b1);
+  mma(f16{}, c, first, b[0], b[1]);
+  mma(f16{}, c, second, b[2], b[3]);
 #endif
 }
 
