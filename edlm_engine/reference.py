@@ -34,10 +34,23 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return ((x * inverse[:, None]).round() + 128).to(torch.uint8), largest / 127
 
 
+def quantize_rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """q float8_e4m3fn [rows, columns] and scale fp32 [rows]."""
+    x = x.float()
+    largest = x.abs().amax(1)
+    inverse = torch.where(largest > 0, torch.tensor(448.0) / largest, 0.0)
+    return (x * inverse[:, None]).clamp(-448, 448).to(torch.float8_e4m3fn), largest / 448
+
+
 def int8_linear(q: Tensor, q_scale: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """fp32 [rows, outputs] of quantised rows and an int8 weight [outputs, inputs] with scales [outputs]."""
     sums = (q.double() - 128) @ weight.double().T  # exact
     return sums.float() * (scale * q_scale[:, None])
+
+
+def fp8_linear(q: Tensor, q_scale: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """The same of float8 rows and an fp8 weight, the sums in fp64."""
+    return (q.double() @ weight.double().T * (scale * q_scale[:, None]).double()).float()
 
 
 def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from test_device_engine import HEADS, PARAMS, PROMPTS
 
 from edlm_engine import Engine
 from edlm_engine.checkpoint import bundled_models
+from edlm_engine.quantize import quantize_checkpoint
 
 HERE = Path(__file__).parent
 # torch's product of 16-bit matrices with a float32 result has no CPU kernel; this is what it means
@@ -18,6 +19,9 @@ PLUGIN = """
 import torch
 library = torch.library.Library("aten", "IMPL")
 library.impl("mm.dtype", lambda a, b, dtype: a.to(dtype) @ b.to(dtype), "CPU")
+from edlm_engine import loading, packing
+packing.on_gpu = lambda device: True
+loading.choose_quantization = lambda asked, checkpoint, device: asked or checkpoint.quantization
 """
 GENERATE = """
 import json, simulated_mm, sys
@@ -26,7 +30,8 @@ from edlm_engine.checkpoint import Checkpoint
 from test_device_engine import PARAMS, PROMPTS
 mapped = Checkpoint.tensor
 Checkpoint.tensor = lambda *arguments: mapped(*arguments).clone()  # aligned, as after the way to a GPU
-with Engine(sys.argv[1], device="cpu", dtype=sys.argv[2], stepping=sys.argv[3]) as engine:
+options = json.loads(sys.argv[3]) if len(sys.argv) > 3 else {}
+with Engine(sys.argv[1], device="cpu", dtype=sys.argv[2], **options) as engine:
     print(json.dumps([(r.token_ids, r.commit_steps) for r in engine.generate(PROMPTS, PARAMS)]))
 """
 MANY_ROWS = """
@@ -54,7 +59,7 @@ def test_ops(simulated):
     """test_device_ops, where a head size has a CUDA kernel, in the types that the CPU has too."""
     options = ("-o", "addopts=", "-q", "-p", "simulated_mm", "-p", "no:cacheprovider", "--rootdir", simulated)
     done = run_with(simulated, "-m", "pytest", *options, HERE / "test_device_ops.py", "-k", "small and cpu")
-    assert done.returncode == 0 and "15 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "27 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_it_is_the_cuda_side_that_runs(simulated):
@@ -84,14 +89,43 @@ def test_engine(simulated, tmp_path, arch, stepping):
     folder = write_checkpoint(tmp_path / "model", config_dict(arch, **HEADS))
     with Engine(folder, device="cpu", dtype="float32") as engine:
         want = [[r.token_ids, r.commit_steps] for r in engine.generate(PROMPTS, PARAMS)]
-    done = run_with(simulated, "-c", GENERATE, folder, "float32", stepping)
+    done = run_with(simulated, "-c", GENERATE, folder, "float32", json.dumps({"stepping": stepping}))
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == want
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["quantised before", "while loading"])
+@pytest.mark.parametrize("arch", ["qwen3", "qwen2"])
+def test_int8_engine(simulated, tmp_path, arch, before):
+    """The tokens of the CPU's int8 engine, from the same checkpoint."""
+    folder = write_checkpoint(tmp_path / "model", config_dict(arch, **HEADS))
+    if before:
+        folder = quantize_checkpoint(folder, tmp_path / "int8")
+    with Engine(folder, device="cpu", dtype="float32", quantization="int8") as engine:
+        want = [[r.token_ids, r.commit_steps] for r in engine.generate(PROMPTS, PARAMS)]
+    options = '{"quantization": "int8", "stepping": "static"}'
+    done = run_with(simulated, "-c", GENERATE, folder, "float32", options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == want
+
+
+def test_fp8_engine(simulated, tmp_path):
+    """Quantised before or while loading, the same tokens, and in number what was asked for."""
+    folder = write_checkpoint(tmp_path / "model", config_dict(**HEADS))
+    fp8 = quantize_checkpoint(folder, tmp_path / "fp8", kind="fp8")
+    runs = [
+        run_with(simulated, "-c", GENERATE, path, "bfloat16", '{"quantization": "fp8"}')
+        for path in (folder, fp8)
+    ]
+    assert [done.returncode for done in runs] == [0, 0], runs[0].stderr + runs[1].stderr
+    results = [json.loads(done.stdout) for done in runs]
+    assert results[0] == results[1]
+    assert [len(token_ids) for token_ids, _ in results[0]] == [params.max_new_tokens for params in PARAMS]
+
+
 def test_engine_in_bfloat16(simulated, tmp_path):
     folder = write_checkpoint(tmp_path / "model", config_dict(**HEADS))
-    done = run_with(simulated, "-c", GENERATE, folder, "bfloat16", "eager")
+    done = run_with(simulated, "-c", GENERATE, folder, "bfloat16")
     assert done.returncode == 0, done.stderr
     lengths = [len(token_ids) for token_ids, _ in json.loads(done.stdout)]
     assert lengths == [params.max_new_tokens for params in PARAMS]
@@ -101,6 +135,6 @@ def test_engine_in_bfloat16(simulated, tmp_path):
 def test_bundled_model(simulated):
     with Engine("edlm-tiny", device="cpu", dtype="float32") as engine:
         want = [[r.token_ids, r.commit_steps] for r in engine.generate(PROMPTS, PARAMS)]
-    done = run_with(simulated, "-c", GENERATE, "edlm-tiny", "float32", "static")
+    done = run_with(simulated, "-c", GENERATE, "edlm-tiny", "float32", '{"stepping": "static"}')
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == want

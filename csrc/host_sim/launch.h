@@ -11,6 +11,11 @@ inline int multiprocessors() { return 4; }
 inline int shared_memory_limit() { return 163 << 10; }
 
 template <class Params>
+int architecture_of(void (*)(Params)) {
+  return 90;
+}
+
+template <class Params>
 struct Launch {
   void (*kernel)(Params);
   Params params;

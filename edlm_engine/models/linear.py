@@ -4,25 +4,36 @@ from dataclasses import dataclass
 
 import torch
 
-from .. import ops
-from .quantization import Int8Weight
+from .. import ops, packing
+from .quantization import QuantizedWeight
+from .timing import packed_wins, time_on_gpu
+
+MANY_ROWS = 256  # on a GPU: from here on an unpacked copy and cuBLAS take less time than a packed weight
 
 
 class QuantizedRows:
-    """Room for the left side of an int8 product, shared by all layers of a model and kept between forwards.
+    """Room for the left side of a product of one-byte elements, shared by all layers of a model and kept
+    between forwards.
 
-    columns: the most that any layer's input has.
+    columns: the most that any layer's input has; dtype: uint8 or float8_e4m3fn (ops.quantize_rows); rows: to
+    have room for at once. When more come, a GPU keeps the old buffers: captured graphs go on using them.
     """
 
-    def __init__(self, columns: int):
-        self._columns, self._bytes, self._scales = columns, torch.empty(0, dtype=torch.uint8), torch.empty(0)
+    def __init__(self, columns: int, dtype=torch.uint8, device="cpu", rows: int = 0):
+        self._columns, self._dtype, self._device = columns, dtype, torch.device(device)
+        self._outgrown = []
+        self._allocate(rows)
+
+    def _allocate(self, rows: int):
+        self._bytes = torch.empty(rows * self._columns, dtype=self._dtype, device=self._device)
+        self._scales = torch.empty(rows, device=self._device)
 
     def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """x: T [rows, columns] -> its bytes and scales (ops.quantize_rows), valid until the next call."""
         if len(x) > len(self._scales):
-            rows = 1 << (len(x) - 1).bit_length()
-            self._bytes = torch.empty(rows * self._columns, dtype=torch.uint8)
-            self._scales = torch.empty(rows)
+            if packing.on_gpu(self._device):
+                self._outgrown.append((self._bytes, self._scales))
+            self._allocate(1 << (len(x) - 1).bit_length())
         q, scale = self._bytes[: x.numel()].view(x.shape), self._scales[: len(x)]
         ops.quantize_rows(x, q, scale)
         return q, scale
@@ -40,12 +51,17 @@ class DenseLinear:
 
 
 class PackedLinear:
-    """The engine's own kernel: as fast as oneDNN's packed one at 16 rows and more, nearly twice at one."""
+    """The engine's own kernel. On a CPU as fast as oneDNN's packed one at 16 rows and more, nearly twice at
+    one; on a GPU for few rows, where it won against cuBLAS."""
 
     def __init__(self, weight: torch.Tensor):
+        self._unpacked = (*weight.shape, weight.dtype)
+        self._on_gpu = packing.on_gpu(weight.device)
         self.weight = ops.pack_weight(weight)
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        if self._on_gpu and len(x) >= MANY_ROWS:
+            return torch.mm(x, ops.unpack_weight(self.weight, *self._unpacked).t(), out=out)
         ops.linear(x, None, self.weight, out)
         return out
 
@@ -60,30 +76,57 @@ class OneDnnLinear:
         return out.copy_(torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], ""))
 
 
-class Int8Linear:
-    """int8 weight, one scale per output; activations are quantised row by row on their way in."""
+class QuantizedLinear:
+    """int8 or fp8 weight, one scale per output; activations are quantised row by row on their way in."""
 
-    def __init__(self, weight: Int8Weight, rows: QuantizedRows):
+    def __init__(self, weight: QuantizedWeight, rows: QuantizedRows):
         self._rows = rows
-        self.weight = ops.pack_int8_weight(weight.values, weight.scale)
+        self.weight = pack(weight)
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         ops.linear(*self._rows.quantize(x), self.weight, out)
         return out
 
 
-Linear = DenseLinear | PackedLinear | OneDnnLinear | Int8Linear
+Int8Linear = QuantizedLinear  # the name that bench/ knows
+Linear = DenseLinear | PackedLinear | OneDnnLinear | QuantizedLinear
 
 
-def make_linear(weight: torch.Tensor | Int8Weight, rows: QuantizedRows) -> Linear:
-    """The fastest layer for a weight [outputs, inputs], by where it is and of what type."""
-    if isinstance(weight, Int8Weight):
-        return Int8Linear(weight, rows)
+def pack(weight: QuantizedWeight) -> torch.Tensor:
+    """For ops.linear() and ops.row_stats_int8()."""
+    is_int8 = weight.values.dtype == torch.int8
+    return (ops.pack_int8_weight if is_int8 else ops.pack_fp8_weight)(weight.values, weight.scale)
+
+
+def make_linear(
+    weight: torch.Tensor | QuantizedWeight, rows: QuantizedRows, measured: dict | None = None
+) -> Linear:
+    """The fastest layer for a weight [outputs, inputs], by where it is and of what type.
+
+    measured: on a GPU, whether the packed layer won, by shape and type; what is missing is measured here.
+    """
+    if isinstance(weight, QuantizedWeight):
+        return QuantizedLinear(weight, rows)
+    if weight.device.type == "cuda":
+        return _fastest_on_gpu(weight, {} if measured is None else measured)
     if weight.device.type != "cpu":
         return DenseLinear(weight)
     if weight.dtype == torch.bfloat16 and has_amx():
         return OneDnnLinear(weight)
     return PackedLinear(weight)
+
+
+def _fastest_on_gpu(weight: torch.Tensor, measured: dict) -> DenseLinear | PackedLinear:
+    dense = DenseLinear(weight)
+    if weight.dtype == torch.float32:  # our kernel has no such type
+        return dense
+    key = (*weight.shape, weight.dtype)
+    if measured.get(key) is False:
+        return dense
+    packed = PackedLinear(weight)
+    if key not in measured:
+        measured[key] = packed_wins(time_on_gpu(packed, weight), time_on_gpu(dense, weight))
+    return packed if measured[key] else dense
 
 
 def has_amx() -> bool:

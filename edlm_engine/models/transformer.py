@@ -8,7 +8,7 @@ from .. import ops
 from ..forward import ForwardInputs
 from ..kv_cache import PagedKVCache
 from .config import ModelConfig
-from .head import Head, Int8Head
+from .head import Head, QuantizedHead
 from .linear import Linear
 
 
@@ -71,7 +71,7 @@ class Transformer:
     """
 
     def __init__(
-        self, config: ModelConfig, embedding, layers: list[Layer], final_norm, head: Head | Int8Head
+        self, config: ModelConfig, embedding, layers: list[Layer], final_norm, head: Head | QuantizedHead
     ):
         self.config = config
         self.embedding, self.layers, self.final_norm, self.head = embedding, layers, final_norm, head
