@@ -4,8 +4,10 @@
 #include "ops/ops.h"
 
 STABLE_TORCH_LIBRARY(edlm, m) {
-  m.def("rms_norm(Tensor(a!) x, Tensor? delta, Tensor weight, float eps, Tensor(b!) out) -> ()");
-  m.def("silu_mul(Tensor gate_up, Tensor(a!) out) -> ()");
+  m.def(
+      "rms_norm(Tensor(a!) x, Tensor? delta, Tensor weight, float eps, Tensor(b!) out, Tensor(c!)? q=None, "
+      "Tensor(d!)? scale=None) -> ()");
+  m.def("silu_mul(Tensor gate_up, Tensor(a!) out, Tensor(b!)? q=None, Tensor(c!)? scale=None) -> ()");
   m.def("quantize_rows(Tensor x, Tensor(a!) q, Tensor(b!) scale) -> ()");
   m.def("linear(Tensor x, Tensor? x_scale, Tensor weight, Tensor(a!) out) -> ()");
   m.def(

@@ -25,6 +25,13 @@ constexpr std::int64_t element_size(DType dtype) {
   return dtype == DType::f32 ? 4 : dtype == DType::bf16 || dtype == DType::f16 ? 2 : 1;
 }
 
+// Where an op writes its result a second time, quantised as by QuantizeRowsParams; q null: nowhere.
+struct QuantizedOut {
+  std::uint8_t* q; // [rows, columns]
+  float* scale;    // [rows]
+  DType dtype;     // u8 or e4m3
+};
+
 struct RmsNormParams {
   DType dtype;
   std::int64_t rows, hidden;
@@ -33,6 +40,7 @@ struct RmsNormParams {
   const void* delta;  // T [rows, hidden] or null
   const void* weight; // T [hidden]
   void* out;          // T [rows, hidden]
+  QuantizedOut quantized;
 };
 
 struct SiluMulParams {
@@ -40,6 +48,7 @@ struct SiluMulParams {
   std::int64_t rows, inner;
   const void* gate_up; // T [rows, 2, inner]
   void* out;           // T [rows, inner]
+  QuantizedOut quantized;
 };
 
 // Rows of x as bytes. u8: round(x / scale) + 128, and the scale that makes the largest +-127. e4m3 (CUDA only): x /

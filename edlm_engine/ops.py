@@ -36,20 +36,30 @@ def build_info() -> dict:
     return json.loads(describe())
 
 
-def rms_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, out: Tensor) -> None:
+def rms_norm(
+    x: Tensor,
+    delta: Tensor | None,
+    weight: Tensor,
+    eps: float,
+    out: Tensor,
+    q: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> None:
     """Residual add and RMS norm: x += delta (rounded to T), out = x / sqrt(mean(x²) + eps) · weight.
 
-    x, delta, out: T [rows, hidden]; weight: T [hidden]. Source: Zhang and Sennrich, arXiv:1910.07467, eq. 4.
+    x, delta, out: T [rows, hidden]; weight: T [hidden]; q, scale: where given, what quantize_rows() makes of
+    out. Source: Zhang and Sennrich, arXiv:1910.07467, eq. 4.
     """
-    _edlm.rms_norm.default(x, delta, weight, eps, out)
+    _edlm.rms_norm.default(x, delta, weight, eps, out, q, scale)
 
 
-def silu_mul(gate_up: Tensor, out: Tensor) -> None:
+def silu_mul(gate_up: Tensor, out: Tensor, q: Tensor | None = None, scale: Tensor | None = None) -> None:
     """out = silu(gate) · up, for gate_up: T [rows, 2 · inner] (gate first) and out: T [rows, inner].
 
-    Source: SwiGLU, Shazeer, arXiv:2002.05202, eq. 6.
+    q, scale: where given, what quantize_rows() makes of out. Source: SwiGLU, Shazeer, arXiv:2002.05202, eq.
+    6.
     """
-    _edlm.silu_mul.default(gate_up, out)
+    _edlm.silu_mul.default(gate_up, out, q, scale)
 
 
 def quantize_rows(x: Tensor, q: Tensor, scale: Tensor) -> None:

@@ -5,22 +5,11 @@
 
 #include "../plan_cuda.h"
 #include "launch.cuh"
-#include "vector.cuh"
+#include "quantize.cuh"
 
 namespace edlm::cuda {
 
 constexpr int kQuantizeThreads = 256;
-
-// Q: a byte of the result, std::uint8_t or e4m3.
-__device__ __forceinline__ float largest_of(std::uint8_t) { return 127.0f; }
-__device__ __forceinline__ float largest_of(e4m3) { return 448.0f; }
-
-// The magic number's steps are 1: adding it rounds to an integer, ties to even, and leaves it in the low bits. The same
-// operations as on the CPU, and the same bytes.
-__device__ __forceinline__ void quantize(std::uint8_t& out, float x) {
-  out = static_cast<std::uint8_t>(float_bits(rounded_sum(x, 0x1.8p23f + 128.0f)));
-}
-__device__ __forceinline__ void quantize(e4m3& out, float x) { round_to(out, x); }
 
 template <class T, class Q, int N>
 __global__ void __launch_bounds__(kQuantizeThreads) quantize_rows_kernel(const QuantizeRowsParams p) {

@@ -26,14 +26,21 @@ PagedCache paged_cache(const Case& c) {
           c.integer("max_pages"), c.integer("pages"),  c.integer("page_size")};
 }
 
+QuantizedOut quantized(const Case& c) {
+  if (!c.buffer("q")) return {};
+  return {c.buffer<std::uint8_t>("q"), c.buffer<float>("scale"), static_cast<DType>(c.integer("q_dtype"))};
+}
+
 void rms_norm(const Case& c) {
   cuda::rms_norm({dtype(c), c.integer("rows"), c.integer("hidden"), c.number("eps"), c.buffer("x"), c.buffer("delta"),
-                  c.buffer("weight"), c.buffer("out")},
+                  c.buffer("weight"), c.buffer("out"), quantized(c)},
                  stream);
 }
 
 void silu_mul(const Case& c) {
-  cuda::silu_mul({dtype(c), c.integer("rows"), c.integer("inner"), c.buffer("gate_up"), c.buffer("out")}, stream);
+  cuda::silu_mul({dtype(c), c.integer("rows"), c.integer("inner"), c.buffer("gate_up"), c.buffer("out"),
+                  quantized(c)},
+                 stream);
 }
 
 void quantize_rows(const Case& c) {

@@ -32,6 +32,17 @@ DType quantized_dtype(const Check& check, const char* name, const Tensor& rows) 
   return DType::e4m3;
 }
 
+QuantizedOut quantized_out(const Check& check, const OptionalTensor& q, const OptionalTensor& scale, std::int64_t rows,
+                           std::int64_t columns) {
+  check.that(q.has_value() == scale.has_value(), "q, scale: want both or neither");
+  if (!q) return {};
+  const DType dtype = quantized_dtype(check, "q", *q);
+  check.dense("q", *q, dtype == DType::e4m3 ? ScalarType::Float8_e4m3fn : ScalarType::Byte, {rows, columns})
+      .dense("scale", *scale, ScalarType::Float, {rows});
+  if (check.on_gpu()) check_aligned(check, "q", *q);
+  return {data<std::uint8_t>(*q), data<float>(*scale), dtype};
+}
+
 void check_quantized_inputs(const Check& check, const char* name, const Tensor& rows) {
   const std::int64_t inputs = rows.size(1);
   constexpr std::int64_t most = 66000; // 255 * 127 * 66,000 < 2^31: sums fit into int32
@@ -41,17 +52,13 @@ void check_quantized_inputs(const Check& check, const char* name, const Tensor& 
 
 void quantize_rows(const Tensor& x, const Tensor& q, const Tensor& scale) {
   const Check check("edlm::quantize_rows", x);
-  const DType dtype = check.dtype("x", x), q_dtype = quantized_dtype(check, "q", q);
+  const DType dtype = check.dtype("x", x);
   check.dense("x", x, x.scalar_type(), {kAny, kAny});
   const std::int64_t rows = x.size(0), columns = x.size(1);
-  check.dense("q", q, q_dtype == DType::e4m3 ? ScalarType::Float8_e4m3fn : ScalarType::Byte, {rows, columns})
-      .dense("scale", scale, ScalarType::Float, {rows});
-  const QuantizeRowsParams params{dtype, rows, columns, data(x), data<std::uint8_t>(q), data<float>(scale), q_dtype};
+  const QuantizedOut out = quantized_out(check, q, scale, rows, columns);
+  const QuantizeRowsParams params{dtype, rows, columns, data(x), out.q, out.scale, out.dtype};
   if constexpr (kHasGpu)
-    if (check.on_gpu()) {
-      check_aligned(check, "q", q);
-      return launch_quantize_rows(params, GpuScope(x).stream());
-    }
+    if (check.on_gpu()) return launch_quantize_rows(params, GpuScope(x).stream());
   parallel(rows, columns,
            [&](std::int64_t begin, std::int64_t end) { cpu::kernels().quantize_rows(params, begin, end); });
 }

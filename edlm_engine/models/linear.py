@@ -11,6 +11,10 @@ from .timing import packed_wins, time_on_gpu
 MANY_ROWS = 256  # on a GPU: from here on an unpacked copy and cuBLAS take less time than a packed weight
 
 
+Quantized = tuple[torch.Tensor | None, torch.Tensor | None]  # as ops.quantize_rows writes them; or nothing
+NOTHING: Quantized = (None, None)
+
+
 class QuantizedRows:
     """Room for the left side of a product of one-byte elements, shared by all layers of a model and kept
     between forwards.
@@ -28,15 +32,19 @@ class QuantizedRows:
         self._bytes = torch.empty(rows * self._columns, dtype=self._dtype, device=self._device)
         self._scales = torch.empty(rows, device=self._device)
 
-    def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x: T [rows, columns] -> its bytes and scales (ops.quantize_rows), valid until the next call."""
-        if len(x) > len(self._scales):
+    def room(self, rows: int, columns: int) -> Quantized:
+        """For the elements and scales of so much, valid until the next call."""
+        if rows > len(self._scales):
             if packing.on_gpu(self._device):
                 self._outgrown.append((self._bytes, self._scales))
-            self._allocate(1 << (len(x) - 1).bit_length())
-        q, scale = self._bytes[: x.numel()].view(x.shape), self._scales[: len(x)]
-        ops.quantize_rows(x, q, scale)
-        return q, scale
+            self._allocate(1 << (rows - 1).bit_length())
+        return self._bytes[: rows * columns].view(rows, columns), self._scales[:rows]
+
+    def quantize(self, x: torch.Tensor) -> Quantized:
+        """x: T [rows, columns] -> its elements and scales (ops.quantize_rows), valid until the next call."""
+        room = self.room(*x.shape)
+        ops.quantize_rows(x, *room)
+        return room
 
 
 @dataclass(slots=True)
@@ -45,8 +53,12 @@ class DenseLinear:
 
     weight: torch.Tensor  # [outputs, inputs]
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """x: T [rows, inputs], out: T [rows, outputs]; returns out."""
+    def room(self, rows: int) -> Quantized:
+        """Where the layer wants its input quantised; what fills it passes it to the call."""
+        return NOTHING
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
+        """x: T [rows, inputs], out: T [rows, outputs]; returns out. quantized: room(rows), filled from x."""
         return torch.mm(x, self.weight.t(), out=out)
 
 
@@ -59,7 +71,10 @@ class PackedLinear:
         self._on_gpu = packing.on_gpu(weight.device)
         self.weight = ops.pack_weight(weight)
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def room(self, rows: int) -> Quantized:
+        return NOTHING
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
         if self._on_gpu and len(x) >= MANY_ROWS:
             return torch.mm(x, ops.unpack_weight(self.weight, *self._unpacked).t(), out=out)
         ops.linear(x, None, self.weight, out)
@@ -72,7 +87,10 @@ class OneDnnLinear:
     def __init__(self, weight: torch.Tensor):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def room(self, rows: int) -> Quantized:
+        return NOTHING
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
         return out.copy_(torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], ""))
 
 
@@ -80,11 +98,15 @@ class QuantizedLinear:
     """int8 or fp8 weight, one scale per output; activations are quantised row by row on their way in."""
 
     def __init__(self, weight: QuantizedWeight, rows: QuantizedRows):
-        self._rows = rows
+        self._rows, self._inputs = rows, weight.values.shape[1]
         self.weight = pack(weight)
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        ops.linear(*self._rows.quantize(x), self.weight, out)
+    def room(self, rows: int) -> Quantized:
+        return self._rows.room(rows, self._inputs)
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
+        q, scale = self._rows.quantize(x) if quantized is NOTHING else quantized
+        ops.linear(q, scale, self.weight, out)
         return out
 
 
