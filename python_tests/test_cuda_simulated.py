@@ -5,11 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from build_variants import build, package_with, run_with
 from checkpoints import config_dict, write_checkpoint
 from test_device_engine import HEADS, PARAMS, PROMPTS
 
-from edlm_engine import Engine
+from edlm_engine import Engine, loading, ops, reference
 from edlm_engine.checkpoint import bundled_models
 from edlm_engine.quantize import quantize_checkpoint
 
@@ -167,18 +168,37 @@ def test_int8_engine(simulated, tmp_path, arch, before):
     assert json.loads(done.stdout) == want
 
 
-def test_fp8_engine(simulated, tmp_path):
-    """Quantised before or while loading, the same tokens, and in number what was asked for."""
+class Fp8Linear:
+    """What a float8 layer means, for an engine on the CPU."""
+
+    def __init__(self, weight, rows):
+        self.weight = weight
+
+    def __call__(self, x, out):
+        return out.copy_(reference.fp8_linear(*reference.quantize_rows_fp8(x), *self.weight))
+
+
+class Fp8Head(Fp8Linear):
+    def row_stats(self, hidden, *arguments):
+        logits = self(hidden, torch.empty(len(hidden), len(self.weight.values)))
+        ops.row_stats(torch.eye(len(hidden)), logits.T.contiguous(), *arguments)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["quantised before", "while loading"])
+def test_fp8_engine(simulated, tmp_path, monkeypatch, before):
+    """The tokens of an engine that multiplies as the reference does."""
     folder = write_checkpoint(tmp_path / "model", config_dict(**HEADS))
-    fp8 = quantize_checkpoint(folder, tmp_path / "fp8", kind="fp8")
-    runs = [
-        run_with(simulated, "-c", GENERATE, path, "bfloat16", '{"quantization": "fp8"}')
-        for path in (folder, fp8)
-    ]
-    assert [done.returncode for done in runs] == [0, 0], runs[0].stderr + runs[1].stderr
-    results = [json.loads(done.stdout) for done in runs]
-    assert results[0] == results[1]
-    assert [len(token_ids) for token_ids, _ in results[0]] == [params.max_new_tokens for params in PARAMS]
+    with monkeypatch.context() as patched:
+        patched.setattr(loading, "choose_quantization", lambda *_: "fp8")
+        patched.setattr("edlm_engine.models.linear.QuantizedLinear", Fp8Linear)
+        patched.setattr("edlm_engine.models.loading.QuantizedHead", Fp8Head)
+        with Engine(folder, device="cpu", dtype="float32") as engine:
+            want = [[r.token_ids, r.commit_steps] for r in engine.generate(PROMPTS, PARAMS)]
+    if before:
+        folder = quantize_checkpoint(folder, tmp_path / "fp8", kind="fp8")
+    done = run_with(simulated, "-c", GENERATE, folder, "float32", '{"quantization": "fp8"}')
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == want
 
 
 def test_engine_in_bfloat16(simulated, tmp_path):
