@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from host_sim import DTYPES, HostSim, close, poisoned
+from host_sim import DTYPES, HostSim, SimulatorError, close, poisoned
 from op_cases import tensor
 
 from edlm_engine import ops, packing, reference
@@ -188,6 +188,16 @@ def test_int8_at_its_largest(plain):
     case.x_scale, case.weight = torch.ones(2), packing._fragments(values, torch.ones(2))
     most = 127 * 127 * inputs
     assert case.run(plain, torch.float32).tolist() == [[most, -most], [-most, most]]
+
+
+def test_float8_where_there_is_no_code_for_it(plain):
+    message = "float8 needs a GPU of compute capability 8.9 or later .* this GPU runs are for 8.6"
+    with pytest.raises(SimulatorError, match=message):
+        Case(torch.float8_e4m3fn, 3, 64, 5).run(plain, torch.float32, architecture=86)
+    with pytest.raises(SimulatorError, match=message):
+        x = torch.ones(2, 16)
+        plain.run("quantize_rows", dtype=0, q_dtype=4, rows=2, columns=16, x=x, q=x, scale=x, architecture=86)
+    assert not Case(torch.uint8, 3, 64, 5).run(plain, torch.float32, architecture=80).isnan().any()
 
 
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float8_e4m3fn], ids=name_of)

@@ -10,9 +10,11 @@ using Stream = void*;
 inline int multiprocessors() { return 4; }
 inline int shared_memory_limit() { return 163 << 10; }
 
+inline int simulated_architecture = 90;
+
 template <class Params>
 int architecture_of(void (*)(Params)) {
-  return 90;
+  return simulated_architecture;
 }
 
 template <class Params>

@@ -176,6 +176,8 @@ const std::map<std::string, void (*)(const Case&)> ops{
 int main(int count, char** arguments) {
   if (count != 3 || !edlm::ops.count(arguments[1])) edlm::host_sim::fail("usage: run <op> <seed>");
   const edlm::host_sim::Case input;
+  if (input.buffer("architecture"))
+    edlm::cuda::simulated_architecture = static_cast<int>(input.integer("architecture"));
   edlm::host_sim::machine.seed(std::strtoull(arguments[2], nullptr, 10));
   try {
     edlm::ops.at(arguments[1])(input);

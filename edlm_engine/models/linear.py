@@ -131,7 +131,7 @@ def make_linear(
         return QuantizedLinear(weight, rows)
     if weight.device.type == "cuda":
         return _fastest_on_gpu(weight, {} if measured is None else measured)
-    if weight.device.type != "cpu":
+    if packing.on_gpu(weight.device):
         return DenseLinear(weight)
     if weight.dtype == torch.bfloat16 and has_amx():
         return OneDnnLinear(weight)
