@@ -6,6 +6,7 @@ import torch
 
 from .device_loop import DeviceLoop
 from .host_link import HostLink
+from .models.cublaslt import searching
 from .runner import Runner
 from .static_step import StaticStep
 
@@ -97,7 +98,8 @@ def capture(
 
     pool: of the memory that ops take and leave within a step, shared by graphs that never run side by side.
     """
-    step.run(commit)  # loads kernels, and lets the buffers grow to their size
+    with searching(runner.model.products):
+        step.run(commit)  # loads kernels, chooses products, and lets the buffers grow to their size
     torch.cuda.current_stream().synchronize()
     graph = torch.cuda.CUDAGraph(keep_graph=True)
     # other engines of the process may be at work meanwhile, on threads of their own

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from edlm_engine.models import cublaslt
-from edlm_engine.models.cublaslt import MOST_ROWS, ProductTuner, agrees, fastest
+from edlm_engine.models.cublaslt import MOST_ROWS, ProductTuner, agrees, fastest, open_products, searching
+from edlm_engine.models.linear import DenseLinear
 
 RIGHT, REFUSED, WRONG, UNUSABLE = range(4)
 
@@ -106,6 +107,23 @@ def test_agrees():
     want = torch.tensor([1.0, -2.0, torch.nan])
     assert agrees(want * 1.001, want) and not agrees(want + 1, want)
     assert not agrees(torch.full((3,), torch.nan), want)
+
+
+def test_searching(library):
+    own = ProductTuner(torch.device("cpu"), library, Clock(), lambda: 7)
+    with pytest.raises(KeyError), searching(own):
+        assert own.may_search
+        raise KeyError
+    assert not own.may_search
+    with searching(None):
+        assert open_products(torch.device("cpu")) is None
+
+
+def test_a_dense_layer_multiplies_with_the_products_that_it_is_given(library):
+    behave(library, [RIGHT])
+    x, weight, out = operands()
+    assert torch.allclose(DenseLinear(weight, tuner(library, 1.0, 2.0))(x, out), x @ weight.T, atol=1e-5)
+    assert library.mock_last() == 0
 
 
 def test_missing_library(monkeypatch):

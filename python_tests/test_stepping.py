@@ -2,6 +2,7 @@
 say that it has ended, and that a step is captured as it must be."""
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,6 +51,9 @@ class Step:
         self.log = []
 
     def run(self, commit: bool):
+        assert Runner.model.products.may_search == (
+            ("capture", "pool", "thread_local") not in Stream.log[-1:]
+        )
         self.log.append(commit)
         Stream.log.append("step")
 
@@ -58,6 +62,8 @@ class Step:
 
 
 class Runner:
+    model = SimpleNamespace(products=SimpleNamespace(may_search=False))
+
     def buffers(self):
         return ["memory"]
 

@@ -43,17 +43,17 @@ def fake_times(monkeypatch, packed: float, dense: float) -> list:
     ("packed", "dense", "chosen"), [(1.0, 2.0, layers.PackedLinear), (1.0, 1.0, layers.DenseLinear)]
 )
 def test_every_shape_is_measured_once(monkeypatch, packed, dense, chosen):
-    timed, measured = fake_times(monkeypatch, packed, dense), {}
+    timed, choices = fake_times(monkeypatch, packed, dense), layers.GpuChoices()
     for shape in ((48, 64), (48, 64), (64, 48)):
-        layer = layers._fastest_on_gpu(torch.zeros(shape, dtype=torch.float16), measured)
+        layer = layers._fastest_on_gpu(torch.zeros(shape, dtype=torch.float16), choices)
         assert type(layer) is chosen
     assert timed == [layers.PackedLinear, layers.DenseLinear] * 2
-    assert len(measured) == 2
+    assert len(choices.packed_won) == 2
 
 
 def test_float32_is_not_measured(monkeypatch):
     timed = fake_times(monkeypatch, 1.0, 2.0)
-    assert isinstance(layers._fastest_on_gpu(torch.zeros(48, 64), {}), layers.DenseLinear)
+    assert isinstance(layers._fastest_on_gpu(torch.zeros(48, 64), layers.GpuChoices()), layers.DenseLinear)
     assert timed == []
 
 

@@ -6,16 +6,17 @@ that the overhead is of no account. Source: NVIDIA, cuBLAS documentation, "Using
 """
 
 import ctypes
-import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
+
+from .timing import cold_ms
 
 ALGORITHMS = 16  # tried for a shape
 MOST_ROWS = 256  # more are a prompt's, of any number: not worth a search each
 CLEARLY = 0.97  # of the time of torch's own choice: less of a gain may be noise
 _WORKSPACE = 32 << 20  # bytes, as torch's own
-_FLUSH = 256 << 20  # bytes that are written between two trials: more than any second-level cache
 
 # cublasLt.h and library_types.h
 _COMPUTE_32F, _R_32F, _TRANSPOSE_A, _MAX_WORKSPACE, _TRANSPOSED = 68, 0, 3, 1, 1
@@ -105,7 +106,7 @@ class ProductTuner:
 
     may_search: whether a new shape is searched, which takes some hundred milliseconds and must not happen
     while a graph is captured; otherwise torch multiplies it.
-    measure(call): seconds of it. stream(): the current one. Both are for tests to replace.
+    measure(call): its time. stream(): the current one. Both are for tests to replace.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class ProductTuner:
         self._handle = ctypes.c_void_p()
         call(library, "Create", ctypes.byref(self._handle))
         self._workspace = torch.empty(_WORKSPACE, dtype=torch.uint8, device=device)
-        self._measure = measure or _cold_seconds
+        self._measure = measure or (lambda work: cold_ms(work, device))
         self._stream = stream or (lambda: torch.cuda.current_stream(device).cuda_stream)
         self._chosen: dict[tuple, tuple[_Product, _Found] | None] = {}
 
@@ -162,6 +163,28 @@ class ProductTuner:
         return None if best is None else (product, best)
 
 
+def open_products(device: torch.device) -> ProductTuner | None:
+    """None where there is no GPU, or no library."""
+    if device.type != "cuda":
+        return None
+    try:
+        return ProductTuner(device, loaded_library())
+    except (OSError, RuntimeError):
+        return None
+
+
+@contextmanager
+def searching(products: ProductTuner | None) -> Iterator[None]:
+    """New shapes are searched meanwhile."""
+    if products:
+        products.may_search = True
+    try:
+        yield
+    finally:
+        if products:
+            products.may_search = False
+
+
 def fastest(times: Iterable[tuple[float, _Found]], bound: float) -> _Found | None:
     """The algorithm of the shortest time below `bound`; None if there is none."""
     seconds, best = min(times, key=lambda pair: pair[0], default=(bound, None))
@@ -172,16 +195,3 @@ def agrees(out: torch.Tensor, want: torch.Tensor) -> bool:
     """Whether they differ by roundings at most; NaN in both is alike."""
     scale = want.float().abs().nan_to_num().amax()
     return torch.allclose(out.float(), want.float(), rtol=2e-2, atol=float(2e-2 * scale), equal_nan=True)
-
-
-def _cold_seconds(work: Callable[[], object], trials: int = 7) -> float:
-    """Median time on the GPU with nothing of it in a cache before."""
-    flush = torch.empty(_FLUSH, dtype=torch.uint8, device="cuda")
-    pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(trials)]
-    for begin, end in pairs:
-        flush.zero_()
-        begin.record()
-        work()
-        end.record()
-    torch.cuda.current_stream().synchronize()
-    return statistics.median(begin.elapsed_time(end) / 1e3 for begin, end in pairs)

@@ -1,10 +1,11 @@
 """Linear layers y = x Wᵀ over a weight that was laid out once, when it was loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from .. import ops, packing
+from .cublaslt import ProductTuner, searching
 from .quantization import QuantizedWeight
 from .timing import packed_wins, time_on_gpu
 
@@ -49,9 +50,10 @@ class QuantizedRows:
 
 @dataclass(slots=True)
 class DenseLinear:
-    """torch's own product: on a GPU, cuBLAS."""
+    """torch's own product; on a GPU cuBLAS, or cuBLASLt where `products` found something faster."""
 
     weight: torch.Tensor  # [outputs, inputs]
+    products: ProductTuner | None = None
 
     def room(self, rows: int) -> Quantized:
         """Where the layer wants its input quantised; what fills it passes it to the call."""
@@ -59,6 +61,8 @@ class DenseLinear:
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
         """x: T [rows, inputs], out: T [rows, outputs]; returns out. quantized: room(rows), filled from x."""
+        if self.products:
+            return self.products.multiply(x, self.weight, out)
         return torch.mm(x, self.weight.t(), out=out)
 
 
@@ -110,7 +114,6 @@ class QuantizedLinear:
         return out
 
 
-Int8Linear = QuantizedLinear  # the name that bench/ knows
 Linear = DenseLinear | PackedLinear | OneDnnLinear | QuantizedLinear
 
 
@@ -120,17 +123,23 @@ def pack(weight: QuantizedWeight) -> torch.Tensor:
     return (ops.pack_int8_weight if is_int8 else ops.pack_fp8_weight)(weight.values, weight.scale)
 
 
-def make_linear(
-    weight: torch.Tensor | QuantizedWeight, rows: QuantizedRows, measured: dict | None = None
-) -> Linear:
-    """The fastest layer for a weight [outputs, inputs], by where it is and of what type.
+@dataclass(slots=True)
+class GpuChoices:
+    """What was measured on a GPU: the library's products, and by shape and type whether ours won."""
 
-    measured: on a GPU, whether the packed layer won, by shape and type; what is missing is measured here.
-    """
+    products: ProductTuner | None = None
+    packed_won: dict[tuple, bool] = field(default_factory=dict)
+
+
+def make_linear(
+    weight: torch.Tensor | QuantizedWeight, rows: QuantizedRows, choices: GpuChoices | None = None
+) -> Linear:
+    """The fastest layer for a weight [outputs, inputs], by where it is and of what type. choices: on a GPU;
+    what they lack is measured here."""
     if isinstance(weight, QuantizedWeight):
         return QuantizedLinear(weight, rows)
     if weight.device.type == "cuda":
-        return _fastest_on_gpu(weight, {} if measured is None else measured)
+        return _fastest_on_gpu(weight, choices or GpuChoices())
     if packing.on_gpu(weight.device):
         return DenseLinear(weight)
     if weight.dtype == torch.bfloat16 and has_amx():
@@ -138,17 +147,16 @@ def make_linear(
     return PackedLinear(weight)
 
 
-def _fastest_on_gpu(weight: torch.Tensor, measured: dict) -> DenseLinear | PackedLinear:
-    dense = DenseLinear(weight)
-    if weight.dtype == torch.float32:  # our kernel has no such type
-        return dense
+def _fastest_on_gpu(weight: torch.Tensor, choices: GpuChoices) -> DenseLinear | PackedLinear:
+    dense, won = DenseLinear(weight, choices.products), choices.packed_won
     key = (*weight.shape, weight.dtype)
-    if measured.get(key) is False:
+    if weight.dtype == torch.float32 or won.get(key) is False:  # our kernel has no float32
         return dense
     packed = PackedLinear(weight)
-    if key not in measured:
-        measured[key] = packed_wins(time_on_gpu(packed, weight), time_on_gpu(dense, weight))
-    return packed if measured[key] else dense
+    if key not in won:
+        with searching(choices.products):
+            won[key] = packed_wins(time_on_gpu(packed, weight), time_on_gpu(dense, weight))
+    return packed if won[key] else dense
 
 
 def has_amx() -> bool:

@@ -6,9 +6,10 @@ import torch
 
 from ..machine import trim_memory
 from .config import ModelConfig
+from .cublaslt import open_products
 from .families import TensorNames
 from .head import Head, QuantizedHead
-from .linear import QuantizedRows, make_linear
+from .linear import GpuChoices, QuantizedRows, make_linear
 from .quantization import DTYPES, QuantizedWeight, concatenate, quantize_weight
 from .transformer import Layer, Transformer
 
@@ -69,18 +70,19 @@ def load_transformer(
     columns = max(config.hidden_size, config.q_size, config.intermediate_size)
     bytes_of = torch.float8_e4m3fn if quantization == "fp8" else torch.uint8
     room = QuantizedRows(columns, bytes_of, device, rows if quantization else 0)
-    measured = {}
+    choices = GpuChoices(open_products(torch.device(device)))
     body, hidden = names.body, config.hidden_size
     embedding = weights.get(f"{body}.embed_tokens.weight", config.vocab_size, hidden)
     tensors.close()
     head = _load_head(config, weights, names, embedding, room)  # the largest matrix, while there is most room
     layers = []
     for i in range(config.num_layers):
-        layers.append(_load_layer(config, weights, f"{body}.layers.{i}.", room, measured))
+        layers.append(_load_layer(config, weights, f"{body}.layers.{i}.", room, choices))
         tensors.close()
         trim_memory()
         advance()
-    return Transformer(config, embedding, layers, weights.get(f"{body}.norm.weight", hidden), head)
+    final_norm = weights.get(f"{body}.norm.weight", hidden)
+    return Transformer(config, embedding, layers, final_norm, head, choices.products)
 
 
 def _load_head(
@@ -95,7 +97,7 @@ def _load_head(
 
 
 def _load_layer(
-    config: ModelConfig, weights: Weights, prefix: str, room: QuantizedRows, measured: dict
+    config: ModelConfig, weights: Weights, prefix: str, room: QuantizedRows, choices: GpuChoices
 ) -> Layer:
     hidden, inner, get = config.hidden_size, config.intermediate_size, weights.get
     attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
@@ -105,19 +107,19 @@ def _load_layer(
         return get(f"{attention}{name}.weight", config.head_dim) if config.qk_norm else None
 
     def linear(name: str, outputs: int, inputs: int):
-        return make_linear(weights.matrix(name, outputs, inputs), room, measured)
+        return make_linear(weights.matrix(name, outputs, inputs), room, choices)
 
     qkv = weights.merged([(f"{attention}{p}_proj.weight", n) for p, n in sizes.items()], hidden)
     gate_up = weights.merged([(f"{mlp}{p}_proj.weight", inner) for p in ("gate", "up")], hidden)
     bias = [get(f"{attention}{p}_proj.bias", n) for p, n in sizes.items()] if config.qkv_bias else None
     return Layer(
         input_norm=get(f"{prefix}input_layernorm.weight", hidden),
-        qkv=make_linear(qkv, room, measured),
+        qkv=make_linear(qkv, room, choices),
         qkv_bias=None if bias is None else torch.cat(bias),
         q_norm=norm("q_norm"),
         k_norm=norm("k_norm"),
         attention_out=linear(f"{attention}o_proj.weight", hidden, config.q_size),
         mlp_norm=get(f"{prefix}post_attention_layernorm.weight", hidden),
-        gate_up=make_linear(gate_up, room, measured),
+        gate_up=make_linear(gate_up, room, choices),
         down=linear(f"{mlp}down_proj.weight", hidden, inner),
     )

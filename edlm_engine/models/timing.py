@@ -20,21 +20,26 @@ def packed_wins(packed: list[float], dense: list[float]) -> bool:
 
 
 def time_on_gpu(layer: Callable, weight: torch.Tensor) -> list[float]:
-    """Median milliseconds of layer(x, out) at each of ROWS, the weight coming from memory: something larger
-    than the caches is written before each run, which also lets the host get ahead of the GPU."""
-    flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=weight.device)
+    """Median milliseconds of layer(x, out) at each of ROWS, the weight coming from memory."""
     times = []
     for rows in ROWS:
         x = torch.ones(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
         out = torch.empty(rows, weight.shape[0], dtype=weight.dtype, device=weight.device)
-        runs = []
-        for _ in range(_RUNS + _WARMUP):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            flush.zero_()
-            start.record()
-            layer(x, out)
-            end.record()
-            runs.append((start, end))
-        torch.cuda.synchronize(weight.device)
-        times.append(median(start.elapsed_time(end) for start, end in runs[_WARMUP:]))
+        times.append(cold_ms(lambda x=x, out=out: layer(x, out), weight.device))
     return times
+
+
+def cold_ms(work: Callable[[], object], device: torch.device) -> float:
+    """Median milliseconds of the work on the GPU, with nothing in its caches: something larger is written
+    before each run, which also lets the host get ahead of the GPU."""
+    flush = torch.empty(_FLUSH_BYTES, dtype=torch.uint8, device=device)
+    runs = []
+    for _ in range(_RUNS + _WARMUP):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        flush.zero_()
+        start.record()
+        work()
+        end.record()
+        runs.append((start, end))
+    torch.cuda.synchronize(device)
+    return median(start.elapsed_time(end) for start, end in runs[_WARMUP:])

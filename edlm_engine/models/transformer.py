@@ -8,6 +8,7 @@ from .. import ops
 from ..forward import ForwardInputs
 from ..kv_cache import PagedKVCache
 from .config import ModelConfig
+from .cublaslt import ProductTuner
 from .head import Head, QuantizedHead
 from .linear import Linear
 
@@ -67,14 +68,21 @@ class Workspace:
 class Transformer:
     """Weights and forward pass.
 
-    embedding: [vocab, hidden].
+    embedding: [vocab, hidden]; products: what its dense layers multiply with on a GPU.
     """
 
     def __init__(
-        self, config: ModelConfig, embedding, layers: list[Layer], final_norm, head: Head | QuantizedHead
+        self,
+        config: ModelConfig,
+        embedding: torch.Tensor,
+        layers: list[Layer],
+        final_norm: torch.Tensor,
+        head: Head | QuantizedHead,
+        products: ProductTuner | None = None,
     ):
         self.config = config
         self.embedding, self.layers, self.final_norm, self.head = embedding, layers, final_norm, head
+        self.products = products
         widths = activation_widths(config)
         head_widths = {name: widths[name] for name in ("hidden", "delta", "normed")}
         self._workspace = Workspace(widths, embedding.dtype, embedding.device)
