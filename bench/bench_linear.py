@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from edlm_engine import ops
-from edlm_engine.models.linear import Int8Linear, OneDnnLinear, PackedLinear, QuantizedRows
+from edlm_engine.models.linear import OneDnnLinear, PackedLinear, QuantizedLinear, QuantizedRows
 from edlm_engine.models.quantization import quantize_weight
 
 SHAPES = {"gate_up of 0.6B": (1024, 6144), "down of 0.6B": (3072, 1024), "gate_up of 1.7B": (2048, 12288)}
@@ -36,7 +36,7 @@ def bench(shape, rows, way, benchmark, measure):
     make = {
         "edlm bf16": lambda w: (PackedLinear(w), (x, out)),
         "torch onednn bf16": lambda w: (OneDnnLinear(w), (x, out)),
-        "edlm int8": lambda w: (Int8Linear(quantize_weight(w), scratch), (x, out)),
+        "edlm int8": lambda w: (QuantizedLinear(quantize_weight(w), scratch), (x, out)),
         "torch onednn int8": lambda w: (OneDnnInt8(w), (q,)),
     }[way]
     size = inputs * outputs * (2 if way.endswith("bf16") else 1)

@@ -4,8 +4,10 @@
 #include "ops/ops.h"
 
 STABLE_TORCH_LIBRARY(edlm, m) {
-  m.def("rms_norm(Tensor(a!) x, Tensor? delta, Tensor weight, float eps, Tensor(b!) out) -> ()");
-  m.def("silu_mul(Tensor gate_up, Tensor(a!) out) -> ()");
+  m.def(
+      "rms_norm(Tensor(a!) x, Tensor? delta, Tensor weight, float eps, Tensor(b!) out, Tensor(c!)? q=None, "
+      "Tensor(d!)? scale=None) -> ()");
+  m.def("silu_mul(Tensor gate_up, Tensor(a!) out, Tensor(b!)? q=None, Tensor(c!)? scale=None) -> ()");
   m.def("quantize_rows(Tensor x, Tensor(a!) q, Tensor(b!) scale) -> ()");
   m.def("linear(Tensor x, Tensor? x_scale, Tensor weight, Tensor(a!) out) -> ()");
   m.def(
@@ -37,24 +39,26 @@ STABLE_TORCH_LIBRARY(edlm, m) {
 STABLE_TORCH_LIBRARY_IMPL(edlm, CPU, m) {
   m.impl("rms_norm", TORCH_BOX(&edlm::rms_norm));
   m.impl("silu_mul", TORCH_BOX(&edlm::silu_mul));
+  m.impl("quantize_rows", TORCH_BOX(&edlm::quantize_rows));
+  m.impl("linear", TORCH_BOX(&edlm::linear));
   m.impl("qkv_prepare", TORCH_BOX(&edlm::qkv_prepare));
   m.impl("block_attention", TORCH_BOX(&edlm::block_attention));
   m.impl("row_stats", TORCH_BOX(&edlm::row_stats));
+  m.impl("row_stats_int8", TORCH_BOX(&edlm::row_stats_int8));
   m.impl("unmask", TORCH_BOX(&edlm::unmask));
   m.impl("advance", TORCH_BOX(&edlm::advance));
-  // without CUDA kernels:
-  m.impl("quantize_rows", TORCH_BOX(&edlm::quantize_rows));
-  m.impl("linear", TORCH_BOX(&edlm::linear));
-  m.impl("row_stats_int8", TORCH_BOX(&edlm::row_stats_int8));
 }
 
 #if defined(EDLM_CUDA)
 STABLE_TORCH_LIBRARY_IMPL(edlm, CUDA, m) {
   m.impl("rms_norm", TORCH_BOX(&edlm::rms_norm));
   m.impl("silu_mul", TORCH_BOX(&edlm::silu_mul));
+  m.impl("quantize_rows", TORCH_BOX(&edlm::quantize_rows));
+  m.impl("linear", TORCH_BOX(&edlm::linear));
   m.impl("qkv_prepare", TORCH_BOX(&edlm::qkv_prepare));
   m.impl("block_attention", TORCH_BOX(&edlm::block_attention));
   m.impl("row_stats", TORCH_BOX(&edlm::row_stats));
+  m.impl("row_stats_int8", TORCH_BOX(&edlm::row_stats_int8));
   m.impl("unmask", TORCH_BOX(&edlm::unmask));
   m.impl("advance", TORCH_BOX(&edlm::advance));
 }

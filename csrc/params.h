@@ -14,9 +14,23 @@ struct f16 {
   std::uint16_t bits;
 };
 
-enum class DType : std::int32_t { f32, bf16, f16 };
+// Four exponent bits (bias 7), three of mantissa, no infinities: up to 448; "e4m3fn" in torch.
+struct e4m3 {
+  std::uint8_t bits;
+};
 
-constexpr std::int64_t element_size(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
+enum class DType : std::int32_t { f32, bf16, f16, u8, e4m3 }; // the last two only of quantised rows
+
+constexpr std::int64_t element_size(DType dtype) {
+  return dtype == DType::f32 ? 4 : dtype == DType::bf16 || dtype == DType::f16 ? 2 : 1;
+}
+
+// Where an op writes its result a second time, quantised as by QuantizeRowsParams; q null: nowhere.
+struct QuantizedOut {
+  std::uint8_t* q; // [rows, columns]
+  float* scale;    // [rows]
+  DType dtype;     // u8 or e4m3
+};
 
 struct RmsNormParams {
   DType dtype;
@@ -26,6 +40,7 @@ struct RmsNormParams {
   const void* delta;  // T [rows, hidden] or null
   const void* weight; // T [hidden]
   void* out;          // T [rows, hidden]
+  QuantizedOut quantized;
 };
 
 struct SiluMulParams {
@@ -33,26 +48,35 @@ struct SiluMulParams {
   std::int64_t rows, inner;
   const void* gate_up; // T [rows, 2, inner]
   void* out;           // T [rows, inner]
+  QuantizedOut quantized;
 };
 
-// Rows of x as bytes: round(x / scale) + 128, and the scale that makes the largest +-127.
+// Rows of x as bytes. u8: round(x / scale) + 128, and the scale that makes the largest +-127. e4m3 (CUDA only): x /
+// scale rounded, and the scale that makes the largest +-448.
 struct QuantizeRowsParams {
   DType dtype;
   std::int64_t rows, columns;
   const void* x;   // T [rows, columns]
   std::uint8_t* q; // [rows, columns]
   float* scale;    // [rows]
+  DType q_dtype;   // u8 or e4m3
 };
 
-// out = x . w^T. The weight lies in panels of kPanel outputs: [panels, inputs / per unit, kPanel] units of four bytes;
-// an int8 panel has two more rows: the sums of its columns, and their scales.
+// out = x . w^T. How the weight lies is a matter of the device.
+// CPU: in panels of kPanel outputs, [panels, inputs / per unit, kPanel] units of four bytes; an int8 panel has two more
+// rows: the sums of its columns, and their scales.
+// CUDA: in groups of kGroupOutputs outputs, as the tensor cores take them: see plan_cuda.h.
 struct LinearParams {
-  DType dtype; // of out, and of x and weight unless they are int8
+  DType dtype; // of out, and on the CPU of x and weight unless they are int8
   std::int64_t rows, inputs, outputs;
   const void* x;                // T [rows, inputs]; or quantised rows
   const float* x_scale;         // [rows] of quantised rows, else null
   const std::uint32_t* weight;
   void* out;                    // T [rows, outputs]
+  // CUDA only:
+  DType x_dtype;                // bf16, f16, u8 (then the weight is int8) or e4m3
+  std::int32_t splits;          // linear_splits() in plan_cuda.h
+  void* partial;                // float, int32 if x is u8: [splits, rows, padded_outputs()]; null with one split
 };
 
 // A key/value cache of pages: k_cache and v_cache are T [pages, kv_heads, page_size, head_dim], and position p of
@@ -120,7 +144,7 @@ struct RowStatsParams {
   DType dtype;
   std::int64_t rows, hidden_size, vocab;
   const void* hidden;            // T [rows, hidden_size], or quantised rows
-  const float* hidden_scale;     // [rows] of quantised rows, else null; CPU only
+  const float* hidden_scale;     // [rows] of quantised rows, else null
   const void* weight;            // T [vocab, hidden_size], or int8 panels as in LinearParams
   const std::int32_t* slots;     // [rows], -1 = padding
   const std::int32_t* positions; // [rows]

@@ -4,6 +4,8 @@ import time
 import warnings
 from collections.abc import Callable
 
+import torch
+
 from .host_link import HostLink
 from .models.config import DecodingConfig
 from .runner import Runner
@@ -27,8 +29,8 @@ class RunAhead:
     ops.advance moves the block state from step to step as the scheduler would. Every step leaves a snapshot
     of it; the scheduler replays them in turn, so that texts, stop strings, streams and errors come about as
     in eager steps, some steps behind. What the host ends by itself (a stop string, a cancelled request) it
-    tells the device, which meanwhile may do steps that nobody reads. stepping: "static" (no graph, any
-    device), "graph" or "device": see stepping.py.
+    tells the device, which meanwhile may do steps that nobody reads.
+    stepping: "static" (no graph, any device), "graph" or "device": see stepping.py.
     """
 
     def __init__(self, stepping: str, scheduler: Scheduler, runner: Runner, decoding: DecodingConfig):
@@ -36,6 +38,7 @@ class RunAhead:
         self._scheduler, self._runner, self._decoding = scheduler, runner, decoding
         self._link = HostLink(runner.state, ring_size=(_LAUNCHES + 1) * LAUNCH_STEPS)
         self._ways: dict[int, tuple] = {}  # by batch: the step, and the way to run it
+        self._pool = None if stepping == "static" else torch.cuda.graph_pool_handle()
 
     def run(self, interrupted: Callable[[], bool]):
         """Until no sequence runs, or interrupted(), which is asked between two steps."""
@@ -57,7 +60,7 @@ class RunAhead:
         while True:
             free = (
                 _LAUNCHES - way.pending()
-            )  # before the look: what has ended by now is read, so the ring has room
+            )  # asked first: of what has ended all is read, so the ring has room
             replayed = self._replay()
             if not self._scheduler.running or interrupted():
                 return
@@ -98,8 +101,8 @@ class RunAhead:
         step.lay_out()
         if self.stepping == "device":
             try:
-                return LoopSteps(step, self._runner, self._link)
+                return LoopSteps(step, self._runner, self._pool, self._link)
             except RuntimeError as error:
                 warnings.warn(f"no loop on the GPU, one graph per step instead: {error}", stacklevel=2)
                 self.stepping = "graph"
-        return GraphSteps(step, self._runner)
+        return GraphSteps(step, self._runner, self._pool)

@@ -14,7 +14,8 @@ from .models.config import DecodingConfig, ModelConfig
 from .models.families import ConfigReader, TensorNames, eos_ids, read_config
 
 ASSETS = Path(__file__).parent / "assets"
-QUANTIZATION_KEY, INT8_METHOD = "quantization_config", "edlm_int8"  # in config.json
+QUANTIZATION_KEY = "quantization_config"  # in config.json
+METHODS = {"edlm_int8": "int8", "edlm_fp8": "fp8"}  # its quant_method: what edlm quantize writes
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 
@@ -85,8 +86,8 @@ def read_json(path: Path, kind: type = dict) -> dict | list:
 class Checkpoint:
     """An opened checkpoint folder.
 
-    model, decoding: its configurations; names: how it names its tensors; quantization: "int8" if its matrices
-    are, else None.
+    model, decoding: its configurations; names: how it names its tensors; quantization: "int8" or "fp8"
+    if its matrices are, else None.
     With `with_tensors=False` only the config files are read (load_format="dummy").
     """
 
@@ -177,10 +178,10 @@ def _quantization(reader: ConfigReader) -> str | None:
     if config is None:
         return None
     method = config.get("quant_method")
-    if method != INT8_METHOD:
+    if method not in METHODS:
         found = f"key {QUANTIZATION_KEY!r} has the method {method!r}"
-        raise reader.error(f"{found}; only {INT8_METHOD!r} is known, of edlm quantize")
-    return "int8"
+        raise reader.error(f"{found}; known are those of edlm quantize: {', '.join(METHODS)}")
+    return METHODS[method]
 
 
 class DummyTensors:

@@ -20,7 +20,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 DtypeOption = Annotated[str, typer.Option(help="auto, bfloat16, float32, or on a GPU float16.")]
 BlockOption = Annotated[int | None, typer.Option(help="Block length; default: the checkpoint's.")]
 MaskOption = Annotated[int | None, typer.Option(help="Mask token id, if the checkpoint does not say.")]
-QuantizationOption = Annotated[str | None, typer.Option(help="int8, on the CPU.")]
+QuantizationOption = Annotated[str | None, typer.Option(help="int8, or on a GPU fp8.")]
 SteppingOption = Annotated[str, typer.Option(help="auto, eager, static, graph or device.")]
 PrefillOption = Annotated[str | None, typer.Option(help="block_causal, bidirectional or causal.")]
 DelayOption = Annotated[float, typer.Option(min=0.0, help="Seconds to show each denoising step.")]
@@ -142,13 +142,14 @@ def convert(
 def quantize(
     model: Annotated[str, typer.Argument(help="Folder, bundled name or hub id.")],
     out: Annotated[Path, typer.Argument(help="New folder to write.")],
+    kind: Annotated[str, typer.Option("--type", help="int8, or for GPUs fp8.")] = "int8",
 ):
-    """Write a checkpoint with int8 matrices: half the size, ready to load."""
+    """Write a checkpoint with int8 or fp8 matrices: half the size, ready to load."""
     from .quantize import quantize_checkpoint
 
-    quantize_checkpoint(model, out)
+    quantize_checkpoint(model, out, kind=kind)
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
-    print(f"{out}: {size / 1e6:,.1f} MB in int8; try: edlm generate -m {out} PROMPT")
+    print(f"{out}: {size / 1e6:,.1f} MB in {kind}; try: edlm generate -m {out} PROMPT")
 
 
 @app.command()

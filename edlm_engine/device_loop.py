@@ -27,11 +27,12 @@ class DeviceLoop:
     torch.cuda.CUDAGraph(keep_graph=True) after its capture, or a cudaGraph_t as an int. They are copied, but
     the memory that they were captured with must stay: torch's graphs are kept until close(), and whoever
     passes ints sees to it. Their nodes may be kernels, copies, fills and child graphs of one GPU; what
-    torch's cudaMallocAsync allocator adds is none of these. control: int32 [4] on that GPU: go_on, commit,
-    steps, snapshots. The last kernel of both steps writes all but steps: whether there is another step, and
-    whether it is the one with clean rows. `steps` counts those of a launch. What the two are before a launch
-    decides about its first step; with go_on = 0 there is none. max_steps: of one launch. Raises RuntimeError
-    where why_unsupported() gives a reason, and with CUDA's message. Not thread-safe.
+    torch's cudaMallocAsync allocator adds is none of these.
+    control: int32 [4] on that GPU: go_on, commit, steps, snapshots. The last kernel of both steps writes all
+    but steps: whether there is another step, and whether it is the one with clean rows. `steps` counts those
+    of a launch. What the two are before a launch decides about its first step; with go_on = 0 there is none.
+    max_steps: of one launch.
+    Raises RuntimeError where why_unsupported() gives a reason, and with CUDA's message. Not thread-safe.
     """
 
     def __init__(

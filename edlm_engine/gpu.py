@@ -8,6 +8,7 @@ from .kv_cache import PAGE_LENGTH
 from .models.config import ModelConfig
 
 HEAD_SIZES = (64, 128)  # of the attention kernels
+FP8_CAPABILITY = (8, 9)  # the first whose tensor cores take float8
 CACHE_SHARE = 0.8  # of the memory that the weights leave: activations and logits need the rest
 GIB = 2**30
 
@@ -52,15 +53,35 @@ def covers(architectures: list[str], capability: tuple[int, int]) -> bool:
     return False
 
 
+def why_no_fp8(architectures: list[str], capability: tuple[int, int]) -> str | None:
+    """Why a GPU of that compute capability cannot multiply float8 with kernels for these architectures (see
+    covers()); None if it can."""
+    if capability < FP8_CAPABILITY:
+        needs, has = (".".join(map(str, version)) for version in (FP8_CAPABILITY, capability))
+        return f"float8 needs compute capability {needs}, this GPU has {has}"
+    with_fp8 = [a for a in architectures if divmod(int(re.match(r"\d+", a)[0]), 10) >= FP8_CAPABILITY]
+    if covers(with_fp8, capability):
+        return None
+    major, minor = capability
+    return (
+        f"what this build has for compute capability {major}.{minor} is for an older one, without float8; "
+        f"build with CMAKE_ARGS=-DEDLM_CUDA_ARCHITECTURES={major}{minor}-real"
+    )
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes on the GPU that torch can still take."""
     torch.cuda.empty_cache()  # what an engine before this one left to torch is free as well
     return torch.cuda.mem_get_info(device)[0]
 
 
-def check_weights_fit(config: ModelConfig, dtype: torch.dtype, free: int):
-    """free: bytes on the GPU. Raises torch.OutOfMemoryError."""
+def check_weights_fit(config: ModelConfig, dtype: torch.dtype, free: int, quantized: bool = False):
+    """free: bytes on the GPU; quantized: matrices have a byte per weight. Raises torch.OutOfMemoryError."""
+    embedding = config.vocab_size * config.hidden_size
     needed = config.num_parameters * dtype.itemsize
+    if quantized:  # all but the embedding, beside which a tied head lies once more
+        rest = config.num_parameters - (0 if config.tied_head else embedding)
+        needed = embedding * dtype.itemsize + rest
     if needed > free:
         raise torch.OutOfMemoryError(
             f"the weights need {needed / GIB:.1f} GiB on the GPU, {free / GIB:.1f} GiB are free; "

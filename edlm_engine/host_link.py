@@ -11,8 +11,8 @@ class HostLink:
     """Memory that both sides see.
 
     control: int32 [4] on the device, LoopControl in csrc/params.h. ring: uint8 [ring_size, snapshot bytes]
-    and host: int32 [2 + slots], both in host memory, on a GPU pinned: see ops.advance. ring_size: the most
-    snapshots that may lie unread.
+    and host: int32 [2 + slots], both in host memory, on a GPU pinned: see ops.advance.
+    ring_size: the most snapshots that may lie unread.
     """
 
     def __init__(self, state: BlockState, ring_size: int):

@@ -17,7 +17,8 @@ class PagedKVCache:
 
     keys[layer], values[layer]: [pages, kv_heads, PAGE_LENGTH, head_dim]; memory is touched, and so taken
         from the machine, only as pages come into use.
-    page_table: int32 [slots, max_pages], the page of each PAGE_LENGTH positions of the sequence in a slot.
+    page_table: int32 [slots, max_pages], the page of each PAGE_LENGTH positions of the sequence in a slot,
+        -1 behind its end.
     """
 
     def __init__(self, config: ModelConfig, tokens: int, max_slots: int, dtype, device="cpu"):
@@ -47,14 +48,15 @@ class PagedKVCache:
         slot = self._free_slots.pop()
         pages = [self._free_pages.pop() for _ in range(count)]
         self._pages[slot] = pages
+        self.page_table[slot] = -1
         self.page_table[slot, :count] = torch.tensor(pages, dtype=torch.int32)
         return slot
 
     def release(self, slot: int):
-        """Give a slot and its pages back."""
+        """Give a slot and its pages back. The table keeps them until the slot is reserved again: a device
+        that is ahead of the host may still be at a step of the sequence that left."""
         self._free_pages.extend(reversed(self._pages.pop(slot)))
         self._free_slots.append(slot)
-        self.page_table[slot] = -1
 
     def bytes_per_token(self) -> int:
         layer = self.keys[0]

@@ -53,7 +53,7 @@ class EngineOptions:
         if self.prefill is not None:
             self._choice("prefill", PREFILLS)
         if self.quantization is not None:
-            self._choice("quantization", ("int8",))
+            self._choice("quantization", ("int8", "fp8"))
         for name in ("block_length", "max_batch_size", "kv_cache_tokens", "num_threads"):
             value = getattr(self, name)
             optional = name != "max_batch_size"
@@ -94,20 +94,20 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     decoding = _decoding(checkpoint, options)
     device = choose_device(options.device, config)
     dtype = choose_dtype(options.dtype, device)
-    quantization = options.quantization or checkpoint.quantization
-    if quantization and device != "cpu":
-        raise ValueError(f"quantization={quantization!r} runs on the CPU only so far; use device='cpu'")
+    quantization = choose_quantization(options.quantization, checkpoint, device)
     stepping = choose_stepping(options.stepping, device, options.fused_commit)
     where = torch.device(device)
     if device == "cuda":  # by its index: the stepping thread's current GPU may be another one
         where = torch.device(device, torch.cuda.current_device())
-        gpu.check_weights_fit(config, _DTYPES[dtype], gpu.free_memory(where))
+        gpu.check_weights_fit(config, _DTYPES[dtype], gpu.free_memory(where), bool(quantization))
     tokenizer = load_tokenizer(path)
+    rows = max(MAX_PROMPT_ROWS, decoding.block_length)
     with progress_bar(f"loading {path.name}", config.num_layers) as advance:
         tensors = DummyTensors(device=where) if dummy else checkpoint
         transformer = load_transformer(
             config, tensors, checkpoint.names, _DTYPES[dtype], where, advance,
-            stored_int8=bool(checkpoint.quantization) and not dummy, quantize=quantization == "int8",
+            quantization=quantization, stored=bool(checkpoint.quantization) and not dummy,
+            rows=rows if device == "cuda" else 0,
         )  # fmt: skip
     checkpoint.close()
     slots = options.max_batch_size
@@ -115,7 +115,6 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     cache = PagedKVCache(config, tokens, slots, _DTYPES[dtype], where)
     apart = stepping != "eager"  # the host's side shows a step that is past
     state = BlockState(slots, decoding.block_length, decoding.mask_token_id, where, apart)
-    rows = max(MAX_PROMPT_ROWS, decoding.block_length)
     scheduler = Scheduler(cache, state, decoding, fused_commit=options.fused_commit, max_rows=rows)
     runner = Runner(transformer, cache, state)
     ahead = None if stepping == "eager" else RunAhead(stepping, scheduler, runner, decoding)
@@ -160,6 +159,32 @@ def choose_dtype(dtype: str, device: str) -> str:
         return dtype
     native = device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bfloat16" if native else "float32"
+
+
+def choose_quantization(asked: str | None, checkpoint: Checkpoint, device: str) -> str | None:
+    """What is asked for, or what the checkpoint has. Raises ValueError where the two differ, and where fp8
+    does not run."""
+    stored = checkpoint.quantization
+    if asked and stored and asked != stored:
+        raise ValueError(
+            f"quantization={asked!r}: the matrices of {checkpoint.folder} are {stored} already; leave it "
+            f"out, or quantise the original with `edlm quantize --type {asked}`"
+        )
+    quantization = asked or stored
+    if quantization != "fp8":
+        return quantization
+    reason = "the CPU has no kernels for it"
+    if device == "cuda":
+        capability = torch.cuda.get_device_capability()
+        reason = gpu.why_no_fp8(ops.build_info()["cuda_architectures"], capability)
+    if reason and stored:
+        raise ValueError(
+            f"{checkpoint.folder / 'config.json'}: the matrices are fp8: {reason}; quantise the original "
+            "with `edlm quantize --type int8`"
+        )
+    if reason:
+        raise ValueError(f"quantization='fp8': {reason}; use quantization='int8'")
+    return quantization
 
 
 def _decoding(checkpoint: Checkpoint, options: EngineOptions) -> DecodingConfig:

@@ -17,6 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .packing import PANEL, pack_fp8_weight, pack_int8_weight, pack_weight, unpack_weight
+
+__all__ = ["PANEL", "pack_fp8_weight", "pack_int8_weight", "pack_weight", "unpack_weight"]  # beside the ops
+
 _LIBRARY = Path(__file__).with_name("_C.so")
 if not _LIBRARY.exists():
     raise ImportError(f"{_LIBRARY} is missing: build it with `pip install --no-build-isolation -e .`")
@@ -32,80 +36,54 @@ def build_info() -> dict:
     return json.loads(describe())
 
 
-def rms_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float, out: Tensor) -> None:
+def rms_norm(
+    x: Tensor,
+    delta: Tensor | None,
+    weight: Tensor,
+    eps: float,
+    out: Tensor,
+    q: Tensor | None = None,
+    scale: Tensor | None = None,
+) -> None:
     """Residual add and RMS norm: x += delta (rounded to T), out = x / sqrt(mean(x²) + eps) · weight.
 
-    x, delta, out: T [rows, hidden]; weight: T [hidden]. Source: Zhang and Sennrich, arXiv:1910.07467, eq. 4.
+    x, delta, out: T [rows, hidden]; weight: T [hidden]; q, scale: where given, what quantize_rows() makes of
+    out. Source: Zhang and Sennrich, arXiv:1910.07467, eq. 4.
     """
-    _edlm.rms_norm.default(x, delta, weight, eps, out)
+    _edlm.rms_norm.default(x, delta, weight, eps, out, q, scale)
 
 
-def silu_mul(gate_up: Tensor, out: Tensor) -> None:
+def silu_mul(gate_up: Tensor, out: Tensor, q: Tensor | None = None, scale: Tensor | None = None) -> None:
     """out = silu(gate) · up, for gate_up: T [rows, 2 · inner] (gate first) and out: T [rows, inner].
 
-    Source: SwiGLU, Shazeer, arXiv:2002.05202, eq. 6.
+    q, scale: where given, what quantize_rows() makes of out. Source: SwiGLU, Shazeer, arXiv:2002.05202, eq.
+    6.
     """
-    _edlm.silu_mul.default(gate_up, out)
+    _edlm.silu_mul.default(gate_up, out, q, scale)
 
 
 def quantize_rows(x: Tensor, q: Tensor, scale: Tensor) -> None:
-    """Rows as bytes, on the CPU only: scale = max |x| / 127 and q = round(x / scale) + 128, ties to even.
+    """Rows in one byte per element: scale = max |x| / 127 and q = round(x / scale) + 128, ties to even, if q
+    is uint8; scale = max |x| / 448 and q = x / scale rounded, if it is float8_e4m3fn (on a GPU of compute
+    capability 8.9 or later). The same bytes on every device.
 
-    x: T [rows, columns]; q: uint8 of the same shape; scale: float32 [rows]. A row that is not finite gets the
-    scale NaN. Source: dynamic quantisation per token, Yao et al., arXiv:2206.01861, sect. 4.1.
+    x: T [rows, columns]; q: of the same shape; scale: float32 [rows]. A row that is not finite gets the scale
+    NaN. Source: dynamic quantisation per token, Yao et al., arXiv:2206.01861, sect. 4.1; float8: Micikevicius
+    et al., arXiv:2209.05433.
     """
     _edlm.quantize_rows.default(x, q, scale)
 
 
 def linear(x: Tensor, x_scale: Tensor | None, weight: Tensor, out: Tensor) -> None:
-    """out = x wᵀ for a weight packed by pack_weight() or pack_int8_weight(), on the CPU only.
+    """out = x wᵀ for a weight that pack_weight(), pack_int8_weight() or pack_fp8_weight() packed.
 
-    out: T [rows, outputs]; x: T [rows, inputs] with x_scale None, or as quantize_rows() wrote them, for an
-    int8 weight. Products of int8 are summed exactly, in int32, and scaled once. A row's result does not
-    depend on the others.
+    out: T [rows, outputs]; x: T [rows, inputs] with x_scale None (on a GPU bfloat16 or float16, and out may
+    be float32), or as quantize_rows() wrote them: uint8 for an int8 weight, float8_e4m3fn for such a weight.
+    Products of int8 are summed exactly, in int32, and scaled once. A row's result does not depend on the
+    others. On a GPU the weight is read before the kernel ahead of this one in the stream has ended: whatever
+    writes a weight must be waited for, as the functions that pack it do.
     """
     _edlm.linear.default(x, x_scale, weight, out)
-
-
-PANEL = 32  # outputs that lie together in a packed weight
-
-
-def pack_weight(weight: Tensor) -> Tensor:
-    """T [outputs, inputs] -> int32 [panels, inputs / n, PANEL] for linear(): units of n = 4 bytes of
-    neighbouring inputs, panels of PANEL outputs, the last one filled up with zeros.
-
-    Raises ValueError where inputs is no multiple of n.
-    """
-    return _pack(weight, 0)
-
-
-def pack_int8_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """int8 [outputs, inputs] within ±127 and the outputs' scales, float32 [outputs] -> int32 [panels,
-    inputs / 4 + 2, PANEL] for linear(): behind a panel's units lie the sums of its columns and the scales."""
-    packed = _pack(weight, 2)
-    sums, scales = torch.zeros(2, len(packed) * PANEL, dtype=torch.int32)
-    for rows, part in zip(weight.split(512), sums[: len(weight)].split(512), strict=True):
-        torch.sum(
-            rows, 1, dtype=torch.int32, out=part
-        )  # torch widens a whole copy first: not of a whole head
-    scales[: len(weight)] = scale.view(torch.int32)
-    packed[:, -2], packed[:, -1] = sums.view(-1, PANEL), scales.view(-1, PANEL)
-    return packed
-
-
-def _pack(weight: Tensor, spare: int) -> Tensor:
-    """The units in their panels, and room for `spare` rows behind each."""
-    outputs, inputs = weight.shape
-    if inputs * weight.element_size() % 4:
-        raise ValueError(f"a packed weight needs a multiple of 4 bytes along its inputs, got {inputs} inputs")
-    units = weight.contiguous().view(torch.int32)
-    whole, depth = outputs // PANEL, units.shape[1]
-    packed = units.new_empty(-(-outputs // PANEL), depth + spare, PANEL)
-    packed[:whole, :depth] = units[: whole * PANEL].view(whole, PANEL, depth).transpose(1, 2)
-    if outputs % PANEL:
-        packed[-1].zero_()
-        packed[-1, :depth, : outputs % PANEL] = units[whole * PANEL :].T
-    return packed
 
 
 def qkv_prepare(
@@ -205,8 +183,8 @@ def row_stats_int8(
     ids: Tensor,
     stats: Tensor,
 ) -> None:
-    """row_stats() in int8, on the CPU only: hidden and hidden_scale as quantize_rows() wrote them, weight of
-    `vocab` outputs from pack_int8_weight()."""
+    """row_stats() in int8, or on a GPU in float8, as hidden's type says: hidden and hidden_scale as
+    quantize_rows() wrote them, weight of `vocab` outputs from pack_int8_weight() or pack_fp8_weight()."""
     _edlm.row_stats_int8.default(
         hidden, hidden_scale, weight, vocab, slots, positions, temperature, top_k, top_p, seed, step,
         forbidden_id, ids, stats,

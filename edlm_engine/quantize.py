@@ -1,4 +1,4 @@
-"""`edlm quantize`: a checkpoint with int8 matrices, written once, so that loading has nothing to compute."""
+"""`edlm quantize`: a checkpoint with int8 or fp8 matrices, written once: loading has nothing to compute."""
 
 import json
 import shutil
@@ -8,25 +8,28 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from .checkpoint import INT8_METHOD, QUANTIZATION_KEY, Checkpoint, read_json, resolve
+from .checkpoint import METHODS, QUANTIZATION_KEY, Checkpoint, read_json, resolve
 from .errors import CheckpointError
-from .models.quantization import quantize_weight
+from .models.quantization import DTYPES, quantize_weight
 from .progress import progress_bar
 
 SHARD_BYTES = 1 << 30  # of tensors in memory at a time
 _INDEX = "model.safetensors.index.json"
 
 
-def quantize_checkpoint(source, out: Path, shard_bytes: int = SHARD_BYTES) -> Path:
-    """Write `source` (folder, bundled name or hub id) to the new folder `out`, its matrices in int8.
+def quantize_checkpoint(source, out: Path, shard_bytes: int = SHARD_BYTES, kind: str = "int8") -> Path:
+    """Write `source` (folder, bundled name or hub id) to the new folder `out`, its matrices quantised.
 
-    Every matrix NAME of a linear layer, and the head, becomes int8 [outputs, inputs] beside NAME_scale,
-    float32 [outputs]; a tied head is stored beside its embedding, which stays as it is. All other tensors and
-    files are copied. The folder appears under its name when it is complete.
+    kind: "int8", for any device, or "fp8" (float8_e4m3fn), for GPUs of compute capability 8.9 or later.
+    Every matrix NAME of a linear layer, and the head, becomes of that type, [outputs, inputs], beside
+    NAME_scale, float32 [outputs]; a tied head is stored beside its embedding, which stays as it is. All other
+    tensors and files are copied. The folder appears under its name when it is complete.
 
-    Raises CheckpointError for a source that cannot be used or is quantised already, ValueError if `out` is
-    there.
+    Raises CheckpointError for a source that cannot be used or is quantised already, ValueError for another
+    kind or if `out` is there.
     """
+    if kind not in DTYPES:
+        raise ValueError(f"the type of the matrices must be one of {', '.join(DTYPES)}, got {kind!r}")
     path = resolve(source)
     if out.exists():
         raise ValueError(f"{out}: is there already; give a new folder")
@@ -38,8 +41,8 @@ def quantize_checkpoint(source, out: Path, shard_bytes: int = SHARD_BYTES) -> Pa
     partial.mkdir(parents=True)
     try:
         with progress_bar(f"quantising {path.name}", len(checkpoint.tensor_names)) as advance:
-            _write_shards(_quantised(checkpoint, advance), partial, shard_bytes)
-        _copy_rest(path, partial)
+            _write_shards(_quantised(checkpoint, kind, advance), partial, shard_bytes)
+        _copy_rest(path, partial, kind)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -50,7 +53,9 @@ def _is_matrix(checkpoint: Checkpoint, name: str) -> bool:
     return name == checkpoint.names.head or (".layers." in name and name.endswith("_proj.weight"))
 
 
-def _quantised(checkpoint: Checkpoint, advance: Callable[[], None]) -> Iterator[tuple[str, torch.Tensor]]:
+def _quantised(
+    checkpoint: Checkpoint, kind: str, advance: Callable[[], None]
+) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of the new checkpoint, one after the other."""
     head, embedding = checkpoint.names.head, f"{checkpoint.names.body}.embed_tokens.weight"
     for name in checkpoint.tensor_names:
@@ -58,7 +63,7 @@ def _quantised(checkpoint: Checkpoint, advance: Callable[[], None]) -> Iterator[
         if not _is_matrix(checkpoint, name):
             yield name, tensor.clone()
         if _is_matrix(checkpoint, name) or (name == embedding and head not in checkpoint.tensor_names):
-            weight = quantize_weight(tensor)
+            weight = quantize_weight(tensor, DTYPES[kind])
             if not weight.scale.isfinite().all():
                 raise CheckpointError(f"{checkpoint.folder}: tensor {name!r} holds NaN or infinite weights")
             matrix = name if _is_matrix(checkpoint, name) else head
@@ -91,9 +96,10 @@ def _write_shards(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path, sha
     (folder / _INDEX).write_text(json.dumps(index, indent=1) + "\n")
 
 
-def _copy_rest(source: Path, out: Path) -> None:
+def _copy_rest(source: Path, out: Path, kind: str) -> None:
     for path in source.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and path.name not in (_INDEX, "config.json"):
             shutil.copyfile(path, out / path.name)
-    config = read_json(source / "config.json") | {QUANTIZATION_KEY: {"quant_method": INT8_METHOD}}
+    method = next(method for method, own in METHODS.items() if own == kind)
+    config = read_json(source / "config.json") | {QUANTIZATION_KEY: {"quant_method": method}}
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n")

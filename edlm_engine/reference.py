@@ -34,10 +34,23 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return ((x * inverse[:, None]).round() + 128).to(torch.uint8), largest / 127
 
 
+def quantize_rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """q float8_e4m3fn [rows, columns] and scale fp32 [rows]."""
+    x = x.float()
+    largest = x.abs().amax(1)
+    inverse = torch.where(largest > 0, torch.tensor(448.0) / largest, 0.0)
+    return (x * inverse[:, None]).clamp(-448, 448).to(torch.float8_e4m3fn), largest / 448
+
+
 def int8_linear(q: Tensor, q_scale: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """fp32 [rows, outputs] of quantised rows and an int8 weight [outputs, inputs] with scales [outputs]."""
     sums = (q.double() - 128) @ weight.double().T  # exact
     return sums.float() * (scale * q_scale[:, None])
+
+
+def fp8_linear(q: Tensor, q_scale: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
+    """The same of float8 rows and an fp8 weight, the sums in fp64."""
+    return (q.double() @ weight.double().T * (scale * q_scale[:, None]).double()).float()
 
 
 def rotate(x: Tensor, cos_sin: Tensor) -> Tensor:
@@ -222,9 +235,10 @@ def advance(
         host[0] = control[3]
     for s in range(slots):
         if active[s] and not lay_out_only:
-            _take_step(s, tokens, masked, clean, num_masked, block_length, step, status, active, start,
-            pending,
-                       end, full_length, stop_ids, mask_id, shift)  # fmt: skip
+            _take_step(
+                s, tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end,
+                full_length, stop_ids, mask_id, shift,
+            )  # fmt: skip
         active[s] = int(bool(active[s]) and s < batch and host[2 + s] == 0)
     first_row[:] = torch.where(active > 0, torch.arange(slots) * width, -1)
     control[0] = int(bool(active.any()) and host[1] == 0)
@@ -252,11 +266,8 @@ def advance(
             predicting[0] = clean_rows + s * width + before - 1
         wanted = torch.where(masked[s, :length] > 0)[0]
         heads = slice(s * width, s * width + len(wanted))
-        head_rows[heads], head_slots[heads], head_positions[heads] = (
-            predicting[wanted].int(),
-            s,
-            begin + wanted.int(),
-        )
+        head_rows[heads], head_slots[heads] = predicting[wanted].int(), s
+        head_positions[heads] = begin + wanted.int()
 
 
 def _take_step(s, tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end,

@@ -6,6 +6,7 @@ import torch
 
 from .device_loop import DeviceLoop
 from .host_link import HostLink
+from .models.cublaslt import searching
 from .runner import Runner
 from .static_step import StaticStep
 
@@ -61,9 +62,9 @@ class GraphSteps(_Launches):
 
     launch_steps = 1
 
-    def __init__(self, step: StaticStep, runner: Runner):
+    def __init__(self, step: StaticStep, runner: Runner, pool):
         super().__init__()
-        self._graph, self._used = capture(step, runner, commit=True)
+        self._graph, self._used = capture(step, runner, pool, commit=True)
 
     def launch(self):
         self._graph.replay()
@@ -78,10 +79,10 @@ class LoopSteps(_Launches):
 
     launch_steps = LAUNCH_STEPS
 
-    def __init__(self, step: StaticStep, runner: Runner, link: HostLink):
+    def __init__(self, step: StaticStep, runner: Runner, pool, link: HostLink):
         super().__init__()
-        with_commit, used = capture(step, runner, commit=True)
-        plain, more = capture(step, runner, commit=False)
+        with_commit, used = capture(step, runner, pool, commit=True)
+        plain, more = capture(step, runner, pool, commit=False)
         self._loop = DeviceLoop(with_commit, plain, link.control, self.launch_steps)
         self._used = used, more
 
@@ -91,13 +92,18 @@ class LoopSteps(_Launches):
 
 
 def capture(
-    step: StaticStep, runner: Runner, commit: bool
+    step: StaticStep, runner: Runner, pool, commit: bool
 ) -> tuple[torch.cuda.CUDAGraph, list[torch.Tensor]]:
-    """The step as a graph, and the buffers that must stay for it. No slot may be active."""
-    step.run(commit)  # loads kernels, and lets the buffers grow to their size
+    """The step as a graph, and the buffers that must stay for it. No slot may be active.
+
+    pool: of the memory that ops take and leave within a step, shared by graphs that never run side by side.
+    """
+    with searching(runner.model.products):
+        step.run(commit)  # loads kernels, chooses products, and lets the buffers grow to their size
     torch.cuda.current_stream().synchronize()
     graph = torch.cuda.CUDAGraph(keep_graph=True)
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other engines may be at work
+    # other engines of the process may be at work meanwhile, on threads of their own
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         step.run(commit)
     graph.instantiate()
     return graph, runner.buffers()

@@ -1,7 +1,9 @@
 """Steps that the device leads: the same tokens as the host's own steps, and step for step the same rows."""
 
+import queue
 import random
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -257,6 +259,62 @@ def test_a_device_that_does_nothing_is_noticed(folders, monkeypatch):
         with pytest.raises(RuntimeError, match="does no steps though sequences run"):
             engine.generate([5, 6, 7], max_new_tokens=40, threshold=None)
         assert idle(engine)
+
+
+class Queue:
+    """A GPU's stream, in a thread: launches return at once and run one after the other, while the host
+    follows.
+
+    kind: "loop" is a launch of up to 64 steps, as of a loop on the GPU; "graph" one step with clean rows
+    always.
+    """
+
+    def __init__(self, step: StaticStep, link, kind: str):
+        self._step, self._link, self._kind = step, link, kind
+        self._launches: queue.SimpleQueue = queue.SimpleQueue()
+        self._queued = self._done = 0
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self):
+        torch.set_num_threads(1)
+        with torch.inference_mode():
+            while True:
+                self._launches.get()
+                if self._kind == "graph":
+                    self._step.run(True)
+                for _ in range(64 if self._kind == "loop" else 0):
+                    go_on, commit = self._link.control[:2].tolist()
+                    if not go_on:
+                        break
+                    self._step.run(bool(commit))
+                self._done += 1
+
+    def launch(self):
+        self._queued += 1
+        self._launches.put(None)
+
+    def pending(self) -> int:
+        return self._queued - self._done
+
+    def wait(self):
+        eventually(lambda: not self.pending())
+
+
+@pytest.mark.parametrize("kind", ("loop", "graph"))
+@pytest.mark.parametrize("name", ("qwen3", "dream", "ar"))
+def test_a_device_that_runs_ahead(folders, name, kind, monkeypatch):
+    params = [replace(p, stop_token_ids=(40,)) for p in MIXED] * 2
+    with Engine(folders[name], dtype="float32", num_threads=1) as engine:
+        want = [facts(r) for r in engine.generate(prompts(12) * 2, params)]
+    monkeypatch.setattr(RunAhead, "_make_way", lambda self, step: Queue(step, self._link, kind))
+    options = {"stepping": "static", "max_batch_size": 4, "kv_cache_tokens": 512, "num_threads": 1}
+    with Engine(folders[name], dtype="float32", **options) as engine:
+        got = engine.generate(prompts(12) * 2, params)
+        assert [facts(r) for r in got] == want
+        stream = engine.stream(prompts(3)[2], max_new_tokens=480, threshold=None, ignore_eos=True)
+        next(stream)
+        stream.close()
+        eventually(lambda: idle(engine))
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,7 +11,7 @@ import pytest
 from checkpoints import MASK, config_dict, write_ar_checkpoint, write_checkpoint
 
 from edlm_engine import Engine, cli
-from edlm_engine.checkpoint import ASSETS
+from edlm_engine.checkpoint import ASSETS, Checkpoint
 
 PROMPT = "w3 w14 w15"
 OPTIONS = ("--dtype", "float32", "--max-new-tokens", "20")
@@ -184,6 +184,17 @@ def test_errors_are_one_line(edlm, arguments, message):
     code, out, err = edlm(*arguments)
     assert (code, out) == (1, "")
     assert err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_quantize(folder, tmp_path, monkeypatch, capsys, kind):
+    arguments = ["edlm", "quantize", str(folder), str(tmp_path / kind), "--type", kind]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert not exit_.value.code
+    assert f"MB in {kind}" in capsys.readouterr().out
+    assert Checkpoint(tmp_path / kind).quantization == kind
 
 
 def test_unknown_option(edlm):

@@ -35,6 +35,34 @@ def test_rms_norm(simulator, dtype, rows, hidden, with_delta):
     assert close(out, want, dtype)
 
 
+QUANTISED = {torch.uint8: (3, reference.quantize_rows), torch.float8_e4m3fn: (4, reference.quantize_rows_fp8)}
+Q = pytest.mark.parametrize("q_dtype", QUANTISED, ids=["int8", "fp8"])
+
+
+def assert_quantised(out, q, scale):
+    """What quantize_rows makes of `out`, to the bit."""
+    want_q, want_scale = QUANTISED[q.dtype][1](out)
+    assert torch.equal(q.view(torch.uint8), want_q.view(torch.uint8))
+    assert torch.equal(scale.nan_to_num(-7), want_scale.nan_to_num(-7))
+
+
+@DTYPE
+@Q
+@pytest.mark.parametrize(("rows", "hidden"), [(1, 8), (3, 100), (5, 33), (2, 2560), (1, 8200)])
+def test_rms_norm_quantised_on_the_way(simulator, dtype, q_dtype, rows, hidden):
+    x, weight = normal(1, rows, hidden, dtype=dtype), normal(2, hidden, dtype=dtype)
+    x[-1, 0] = torch.nan if rows > 2 else 1
+    out, scale = poisoned(rows, hidden, dtype=dtype), poisoned(rows)
+    q = torch.full((rows, hidden), 99, dtype=torch.uint8).view(q_dtype)
+    simulator.run("rms_norm", 1, ["x", "out", "q", "scale"], dtype=DTYPES[dtype], rows=rows, hidden=hidden,
+                  eps=1e-6, x=x, weight=weight, out=out, q=q, scale=scale,
+                  q_dtype=QUANTISED[q_dtype][0])  # fmt: skip
+    finite = slice(0, rows - (rows > 2))
+    assert_quantised(out[finite], q[finite], scale[finite])
+    assert close(out[finite], reference.rms_norm(x, None, weight, 1e-6)[1][finite], dtype)
+    assert bool(scale[-1].isnan()) == (rows > 2)
+
+
 def test_rms_norm_of_too_long_rows_is_refused(simulator):
     x = torch.zeros(1, 16512)
     with pytest.raises(SimulatorError, match="rows are too long"):
@@ -50,6 +78,20 @@ def test_silu_mul(simulator, dtype, rows, inner):
     simulator.run(
         "silu_mul", 1, ["out"], dtype=DTYPES[dtype], rows=rows, inner=inner, gate_up=gate_up, out=out
     )
+    assert close(out, reference.silu_mul(gate_up), dtype)
+
+
+@DTYPE
+@Q
+@pytest.mark.parametrize(("rows", "inner"), [(1, 8), (3, 100), (7, 33), (2, 2048), (1, 4104), (1, 33000)])
+def test_silu_mul_quantised_on_the_way(simulator, dtype, q_dtype, rows, inner):
+    """The last of them are too long for one block's registers."""
+    gate_up = normal(4, rows, 2 * inner, dtype=dtype) * 8
+    out, scale = poisoned(rows, inner, dtype=dtype), poisoned(rows)
+    q = torch.full((rows, inner), 99, dtype=torch.uint8).view(q_dtype)
+    simulator.run("silu_mul", 1, ["out", "q", "scale"], dtype=DTYPES[dtype], rows=rows, inner=inner,
+                  gate_up=gate_up, out=out, q=q, scale=scale, q_dtype=QUANTISED[q_dtype][0])  # fmt: skip
+    assert_quantised(out, q, scale)
     assert close(out, reference.silu_mul(gate_up), dtype)
 
 

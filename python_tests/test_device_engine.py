@@ -7,6 +7,7 @@ from checkpoints import config_dict, random_weights, write_checkpoint
 from edlm_engine import Engine, NumericalError, SamplingParams, ops
 from edlm_engine.checkpoint import bundled_models
 from edlm_engine.device_loop import why_unsupported
+from edlm_engine.quantize import quantize_checkpoint
 
 HAS_CUDA = ops.build_info()["cuda"] and torch.cuda.is_available()
 no_cuda = pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU and a build with CUDA kernels")
@@ -86,6 +87,21 @@ def test_16_bit_types_run(checkpoint, dtype):
     with Engine(checkpoint, device="cuda", dtype=dtype) as engine:
         results = engine.generate(PROMPTS, PARAMS)
     assert [len(r.token_ids) > 0 for r in results] == [True] * 4
+
+
+@no_cuda
+@pytest.mark.parametrize("kind", ["int8", "fp8"])
+def test_quantised_engines_run(checkpoint, tmp_path, kind):
+    """Quantised before or while loading: the same tokens. (Not those of the CPU to the last: an activation's
+    last bit may move a byte.)"""
+    if kind == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("float8 needs a GPU of compute capability 8.9 or later")
+    results = []
+    for folder in (checkpoint, quantize_checkpoint(checkpoint, tmp_path / kind, kind=kind)):
+        with Engine(folder, device="cuda", quantization=kind) as engine:
+            results.append([r.token_ids for r in engine.generate(PROMPTS, PARAMS)])
+    assert results[0] == results[1]
+    assert all(results[0])
 
 
 @no_cuda

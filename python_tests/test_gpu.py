@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -78,6 +79,41 @@ def test_head_size(monkeypatch):
     assert reason == "the model's head size is 96, there are kernels for 64 and 128"
 
 
+@pytest.mark.parametrize(
+    ("architectures", "capability", "reason"),
+    [
+        (["80-real", "90a-real", "100"], (9, 0), None),
+        (["80-real", "90a-real", "100"], (12, 0), None),
+        (["89-real"], (8, 9), None),
+        (["80-real", "90a-real", "100"], (8, 6), "float8 needs compute capability 8.9, this GPU has 8.6"),
+        (
+            ["80-real", "90a-real"],
+            (8, 9),
+            "for compute capability 8.9 is for an older one.*ARCHITECTURES=89-real",
+        ),
+        (["80"], (9, 0), "for compute capability 9.0 is for an older one, without float8"),
+    ],
+)
+def test_fp8(architectures, capability, reason):
+    got = gpu.why_no_fp8(architectures, capability)
+    assert got is None if reason is None else re.search(reason, got)
+
+
+@pytest.mark.parametrize(
+    ("capability", "message"), [((9, 0), None), ((8, 0), "this GPU has 8.0; use .*'int8'")]
+)
+def test_fp8_is_refused_before_anything_is_loaded(monkeypatch, capability, message):
+    pretend(monkeypatch, capability=capability)
+    monkeypatch.setattr(ops, "build_info", lambda: BUILD)
+    checkpoint = SimpleNamespace(quantization=None, folder=Path("somewhere"))
+    if message:
+        with pytest.raises(ValueError, match=f"quantization='fp8': .*{message}"):
+            loading.choose_quantization("fp8", checkpoint, "cuda")
+    else:
+        assert loading.choose_quantization("fp8", checkpoint, "cuda") == "fp8"
+    assert loading.choose_quantization("int8", checkpoint, "cuda") == "int8"
+
+
 def test_auto_takes_the_cpu_for_a_model_without_kernels(monkeypatch):
     pretend(monkeypatch)
     monkeypatch.setattr(ops, "build_info", lambda: BUILD)
@@ -96,6 +132,9 @@ def test_dtypes():
 
 def test_weights():
     gpu.check_weights_fit(QWEN3_4B, torch.bfloat16, 8 * GIB)
+    gpu.check_weights_fit(QWEN3_4B, torch.bfloat16, 5 * GIB, quantized=True)
+    with pytest.raises(torch.OutOfMemoryError, match=r"need 4.5 GiB on the GPU, 4.0 GiB are free"):
+        gpu.check_weights_fit(QWEN3_4B, torch.bfloat16, 4 * GIB, quantized=True)
     with pytest.raises(torch.OutOfMemoryError, match=r"need 7.5 GiB on the GPU, 7.0 GiB are free"):
         gpu.check_weights_fit(QWEN3_4B, torch.bfloat16, 7 * GIB)
 

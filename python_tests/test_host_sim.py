@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import test_cuda_linear as linear_tests
 import torch
 from host_sim import ROOT, HostSim, SimulatorError, poisoned
 from test_cuda_block_attention import Case, check
@@ -68,6 +69,34 @@ MUTATIONS = {  # of block_attention.cuh
     "last row": ("if (row >= tile.count) continue;", "if (row + 1 >= tile.count) continue;"),
     "mask": ("if (masked && first", "if (!masked && first"),
 }
+
+
+LINEAR_MUTATIONS = {
+    "barrier": ("linear.cuh", "    sync_block();\n    const int item", "    const int item"),
+    "steps ahead": (
+        "linear.cuh",
+        "index + kAhead * kLinearWarps < end",
+        "index + kAhead * kLinearWarps + 1 < end",
+    ),
+    "last split": ("linear_combine.cuh", "split < p.splits; ++split", "split < p.splits - 1; ++split"),
+    "largest": ("quantize_rows.cuh", "most = max_block(most, scratch);", ""),
+}
+
+
+@pytest.mark.parametrize("what", LINEAR_MUTATIONS)
+def test_faults_in_the_linear_kernels_are_caught(tmp_path, what):
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    file, right, wrong = LINEAR_MUTATIONS[what]
+    kernel = tmp_path / "csrc/cuda" / file
+    text = kernel.read_text()
+    assert text.count(right) == 1
+    kernel.write_text(text.replace(right, wrong))
+    broken = HostSim("plain", tmp_path / "csrc", "mutated_linear")
+    case = linear_tests.Case(torch.bfloat16, 19, 2088, 67)
+    with pytest.raises(AssertionError):
+        for seed in range(4):
+            linear_tests.check(case, broken, torch.float32, seed=seed, splits=2)
+            linear_tests.test_quantize_rows(broken, torch.float32, (2, 2052))
 
 
 @pytest.mark.parametrize("what", MUTATIONS)

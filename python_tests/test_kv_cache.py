@@ -19,8 +19,8 @@ def new_cache(tokens: int, slots: int) -> PagedKVCache:
 def assert_sound(cache: PagedKVCache, live: dict[int, int]):
     """`live`: positions per reserved slot."""
     owned = []
-    for slot in range(len(cache.page_table)):
-        count = pages_for(live.get(slot, 0))
+    for slot, positions in live.items():
+        count = pages_for(positions)
         pages = cache.page_table[slot].tolist()
         assert pages[count:] == [-1] * (len(pages) - count)
         owned += pages[:count]
@@ -52,6 +52,16 @@ def test_any_order_of_reservations_and_releases(tokens, slots, events):
     for slot in live:
         cache.release(slot)
     assert_sound(cache, {})
+
+
+def test_the_table_keeps_the_pages_of_who_left_until_the_slot_is_taken_again():
+    cache = new_cache(4 * PAGE_LENGTH, 1)
+    slot = cache.reserve(3 * PAGE_LENGTH)
+    pages = cache.page_table[slot].tolist()
+    cache.release(slot)
+    assert cache.page_table[slot].tolist() == pages
+    assert cache.reserve(PAGE_LENGTH) == slot
+    assert cache.page_table[slot, 1:].tolist() == [-1] * (len(pages) - 1)
 
 
 def test_a_refused_reservation_takes_nothing():

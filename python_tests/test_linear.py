@@ -6,7 +6,7 @@ from op_cases import StatsCase, assert_close, tensor
 
 from edlm_engine import ops, reference
 from edlm_engine.models import linear as layers
-from edlm_engine.models.quantization import Int8Weight, concatenate, quantize_weight
+from edlm_engine.models.quantization import concatenate, quantize_weight
 
 # rows, inputs, outputs: partial panels, every height of a tile, several depths, several groups of rows
 SHAPES = [(1, 4, 1), (3, 64, 33), (8, 128, 96), (13, 1028, 31), (31, 2052, 65), (70, 4100, 40), (130, 16, 7)]
@@ -146,7 +146,7 @@ def test_which_layer(monkeypatch):
     monkeypatch.setattr(layers, "has_amx", lambda: False)
     packed = layers.make_linear(weight, rows)
     assert isinstance(packed, layers.PackedLinear)
-    assert isinstance(layers.make_linear(Int8Weight(*quantize_weight(weight)), rows), layers.Int8Linear)
+    assert isinstance(layers.make_linear(quantize_weight(weight), rows), layers.QuantizedLinear)
     monkeypatch.setattr(layers, "has_amx", lambda: True)
     onednn = layers.make_linear(weight, rows)
     assert isinstance(onednn, layers.OneDnnLinear)
@@ -171,3 +171,9 @@ def test_bad_arguments():
         ops.quantize_rows(x, torch.zeros(2, 7, dtype=torch.uint8), torch.zeros(2))
     with pytest.raises(ValueError, match="multiple of 4 bytes along its inputs, got 3 inputs"):
         ops.pack_weight(torch.zeros(5, 3).bfloat16())
+    with pytest.raises(ValueError, match="edlm::quantize_rows: q: float8 runs on a GPU only"):
+        ops.quantize_rows(x, torch.zeros(2, 8).to(torch.float8_e4m3fn), torch.zeros(2))
+    with pytest.raises(ValueError, match="edlm::linear: x: float8 runs on a GPU only"):
+        ops.linear(x.to(torch.float8_e4m3fn), torch.ones(2), weight, out)
+    with pytest.raises(ValueError, match="a float8 weight is packed for a GPU only"):
+        ops.pack_fp8_weight(x.to(torch.float8_e4m3fn), torch.ones(2))

@@ -17,7 +17,9 @@ from edlm_engine.runner import Runner
 
 ELSEWHERE = torch.device("meta")
 MOVES = ("_to_copy", "copy_", "_copy_from")
-OPS = {"rms_norm", "silu_mul", "qkv_prepare", "block_attention", "row_stats", "unmask"}
+OPS = {"rms_norm", "silu_mul", "qkv_prepare", "block_attention", "unmask"}
+PRODUCTS = {None: {"row_stats"}, "int8": {"quantize_rows", "linear", "row_stats_int8"}}
+PRODUCTS["fp8"] = PRODUCTS["int8"]
 
 
 class Watch(TorchDispatchMode):
@@ -56,7 +58,8 @@ class DeviceState:
 
 @pytest.mark.parametrize("arch", ["qwen3", "qwen2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_step(tmp_path, arch, dtype):
+@pytest.mark.parametrize("quantization", PRODUCTS)
+def test_a_step(tmp_path, arch, dtype, quantization):
     checkpoint = Checkpoint(write_checkpoint(tmp_path / "model", config_dict(arch, head_dim=64)))
     builder = ForwardBuilder(2)
     builder.add(QueryBlock(0, 0, 5, 5), range(5))
@@ -65,14 +68,16 @@ def test_a_step(tmp_path, arch, dtype):
     inputs = builder.build()
     for name in inputs.__dataclass_fields__:
         setattr(inputs, name, getattr(inputs, name).to(ELSEWHERE))
-    model = load_transformer(checkpoint.model, DummyTensors(), checkpoint.names, dtype, ELSEWHERE)
+    model = load_transformer(
+        checkpoint.model, DummyTensors(), checkpoint.names, dtype, ELSEWHERE, quantization=quantization
+    )
     cache = PagedKVCache(checkpoint.model, 256, 2, dtype, ELSEWHERE)
     state = DeviceState(2, 16)
     slot = cache.reserve(70)
     with Watch() as watch:
         Runner(model, cache, state).step(inputs)
     cache.release(slot)
-    assert watch.ops == OPS
+    assert watch.ops == OPS | PRODUCTS[quantization]
     assert state.moves == ["up", "down"]  # the download is the one time that the host waits
 
 

@@ -19,13 +19,19 @@ OP_TESTS = [
 ]
 
 
+def room_for_quantised(rows: int, columns: int) -> dict:
+    return {"q": torch.zeros(rows, columns, dtype=torch.uint8), "scale": torch.zeros(rows)}
+
+
 def arguments(op: str) -> dict:
     """Valid arguments of an op, by name; the outputs are zeros."""
     if op == "rms_norm":
         x = tensor((33, 1024), torch.float32, 0)
-        return {"x": x, "delta": x + 1, "weight": x[0].clone(), "eps": 1e-6, "out": torch.zeros(33, 1024)}
+        inputs = {"x": x, "delta": x + 1, "weight": x[0].clone(), "eps": 1e-6, "out": torch.zeros(33, 1024)}
+        return inputs | room_for_quantised(33, 1024)
     if op == "silu_mul":
-        return {"gate_up": tensor((65, 2048), torch.float32, 0), "out": torch.zeros(65, 1024)}
+        gate_up = tensor((65, 2048), torch.float32, 0)
+        return {"gate_up": gate_up, "out": torch.zeros(65, 1024)} | room_for_quantised(65, 1024)
     if op == "qkv_prepare":
         inputs = QkvCase(16, Cache(8, 64, 16, (70,)), (30,), norm=True, bias=True).inputs(torch.float32)
         caches = {name: inputs[name].nan_to_num() for name in ("k_cache", "v_cache")}
@@ -37,7 +43,7 @@ def arguments(op: str) -> dict:
         return inputs | caches | {"scale": case.scale, "out": torch.zeros(case.rows, case.heads, 64)}
     if op == "quantize_rows":
         x = tensor((133, 1024), torch.float32, 0)
-        return {"x": x, "q": torch.zeros(x.shape, dtype=torch.uint8), "scale": torch.zeros(133)}
+        return {"x": x} | room_for_quantised(133, 1024)
     if op == "linear":
         weight = ops.pack_int8_weight(*quantize_weight(tensor((999, 512), torch.float32, 1)))
         q = torch.arange(20 * 512).view(20, 512).remainder(255).to(torch.uint8) + 1

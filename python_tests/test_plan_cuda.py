@@ -19,6 +19,15 @@ int main() {
       std::printf("%d %d %d %ld %ld\n", p.row_tile, p.splits, p.stages, long(p.tiles), long(p.shared_bytes));
     }
     if (what == 's') std::printf("%d\n", edlm::split_keys(a[0], a[1]));
+    if (what == 'l') std::printf("%d\n", edlm::linear_splits(a[0], a[1], a[2]));
+    if (what == 'b') std::printf("%ld %ld\n", long(edlm::split_begin(a[0], a[1], a[2])),
+                                 long(edlm::split_begin(a[0] + 1, a[1], a[2])));
+    if (what == 'w') {
+      const long steps = edlm::linear_steps(a[1], a[2]);
+      const long groups = edlm::linear_groups(a[0]), padded = edlm::padded_outputs(a[0]);
+      std::printf("%ld %ld %ld %ld\n", groups, padded, steps, long(edlm::group_words(a[1], a[2])));
+    }
+    if (what == 't') std::printf("%ld\n", long(edlm::linear_row_tile(a[0])));
     if (what == 'n') std::printf("%ld\n", long(edlm::rms_norm_threads(a[0], a[1])));
     if (what == 'v') {
       const long parts = edlm::cuda_vocab_parts(a[0]);
@@ -105,3 +114,49 @@ def test_vocabulary_parts(plan):
         assert 1 <= parts <= 64 and size % 8 == 0
         assert parts * size >= vocab
         assert (parts - 1) * size < vocab  # no part is empty
+
+
+def test_linear_splits(plan):
+    """Enough blocks of threads for the machine wherever the inputs allow it, and no more than that."""
+    shapes = list(product(range(1, 2400, 7), (1, 31, 32, 64, 80, 152, 300, 1100), (20, 108, 132, 148)))
+    for (groups, steps, processors), (splits,) in zip(shapes, plan("l", shapes), strict=True):
+        assert 1 <= splits <= 16
+        assert splits == 1 or steps // splits >= 32  # every warp has at least four steps
+
+        def busy(splits, groups=groups, processors=processors):
+            return groups * splits / (-(-groups * splits // processors) * processors)
+
+        most = min(16, max(1, steps // 32))
+        enough = min(0.8, 0.85 * max(busy(n) for n in range(1, most + 1)))
+        assert busy(splits) >= enough - 1e-9
+        assert all(busy(fewer) < enough + 1e-9 for fewer in range(1, splits))
+
+
+def test_splits_of_linear_layers_meet(plan):
+    shapes = [
+        (split, splits, steps) for splits in (1, 2, 3, 7, 16) for steps in range(1, 400, 13)
+        for split in range(splits)
+    ]  # fmt: skip
+    end = 0
+    for (split, splits, steps), (begin, after) in zip(shapes, plan("b", shapes), strict=True):
+        assert begin == (0 if split == 0 else end) and begin <= after
+        end = after
+        assert split + 1 < splits or end == steps
+
+
+def test_packed_weights(plan):
+    shapes = list(product((1, 63, 64, 65, 151936), (4, 32, 60, 64, 100, 2560), (1, 2)))
+    for (outputs, inputs, size), (groups, padded, steps, words) in zip(
+        shapes, plan("w", shapes), strict=True
+    ):
+        assert padded == groups * 64 and padded - 64 < outputs <= padded
+        assert steps * 64 - 64 < inputs * size <= steps * 64
+        assert words == steps * 1024 + (64 if size == 1 else 0)
+        assert words % 4 == 0  # 16 bytes
+
+
+def test_row_tiles(plan):
+    shapes = [(rows,) for rows in range(1, 300)]
+    for (rows,), (tile,) in zip(shapes, plan("t", shapes), strict=True):
+        assert tile in (8, 16, 32, 64)
+        assert tile >= min(rows, 64) and (tile == 8 or tile < 2 * rows)

@@ -73,17 +73,40 @@ def test_autoregressive_checkpoints_too(tmp_path):
     assert generate(out).token_ids == generate(base, quantization="int8").token_ids
 
 
-def test_refused(folder, tmp_path, monkeypatch):
+def test_fp8_checkpoint(folder, tmp_path):
+    out = quantize_checkpoint(folder, tmp_path / "fp8", kind="fp8")
+    old, new = load_file(folder / "model.safetensors"), load_file(next(out.glob("*.safetensors")))
+    down = "model.layers.1.mlp.down_proj.weight"
+    assert new[down].dtype == torch.float8_e4m3fn
+    scale = new[f"{down}_scale"][:, None]
+    assert_close(new[down].float() * scale, old[down], 2**-4, float(scale.max()) * 2**-9)
+    assert json.loads((out / "config.json").read_text())["quantization_config"] == {
+        "quant_method": "edlm_fp8"
+    }
+
+
+def test_fp8_on_the_cpu(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"quantization='fp8': the CPU has no kernels for it; use .*'int8'"):
+        Engine(folder, device="cpu", quantization="fp8")
+    out = quantize_checkpoint(folder, tmp_path / "fp8", kind="fp8")
+    message = "config.json: the matrices are fp8: the CPU has no kernels for it; quantise the original"
+    with pytest.raises(ValueError, match=message):
+        Engine(out, device="cpu")
+    message = "quantization='int8': the matrices of .*fp8 are fp8 already; leave it out, or"
+    with pytest.raises(ValueError, match=message):
+        Engine(out, device="cpu", quantization="int8")
+
+
+def test_refused(folder, tmp_path):
     out = quantize_checkpoint(folder, tmp_path / "int8")
     with pytest.raises(CheckpointError, match="is quantised already"):
         quantize_checkpoint(out, tmp_path / "again")
     with pytest.raises(ValueError, match="is there already"):
         quantize_checkpoint(folder, out)
-    with pytest.raises(ValueError, match="quantization must be one of int8, got 'int4'"):
+    with pytest.raises(ValueError, match="quantization must be one of int8, fp8, got 'int4'"):
         Engine(folder, quantization="int4")
-    monkeypatch.setattr("edlm_engine.loading.choose_device", lambda *_: "cuda")
-    with pytest.raises(ValueError, match="quantization='int8' runs on the CPU only"):
-        Engine(out)
+    with pytest.raises(ValueError, match="must be one of int8, fp8, got 'int4'"):
+        quantize_checkpoint(folder, tmp_path / "int4", kind="int4")
 
 
 def test_bad_quantised_checkpoints(folder, tmp_path):
@@ -102,7 +125,8 @@ def test_bad_quantised_checkpoints(folder, tmp_path):
     broken(f"'{name}' has dtype torch.float32; torch.int8 is needed", tensors | {name: tensors[name].float()})
     scale = f"{name}_scale"
     broken(f"'{scale}' has shape \\[95\\]", tensors | {scale: tensors[scale][:95].clone()})
-    broken("has the method 'gptq'; only 'edlm_int8' is known", tensors, {"quant_method": "gptq"})
+    known = "known are those of edlm quantize: edlm_int8, edlm_fp8"
+    broken(f"has the method 'gptq'; {known}", tensors, {"quant_method": "gptq"})
     shutil.rmtree(out)
 
 

@@ -21,6 +21,27 @@ def test_matches_reference(shape, with_delta, dtype, guarded):
     assert_close(out, want_out, *TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("shape", ROW_SHAPES, ids=str)
+def test_quantised_on_the_way(shape, dtype, guarded):
+    """The bytes and scales that quantize_rows makes of the result."""
+    rows, hidden = shape
+    x, delta, weight = tensor(shape, dtype, 0, 3), tensor(shape, dtype, 1), tensor((hidden,), dtype, 2)
+    if rows > 2:
+        x[1], x[2, 0] = 0, torch.nan
+        delta[1] = 0
+    out, q, scale = (
+        torch.empty_like(x),
+        guarded(rows, hidden, dtype=torch.uint8),
+        guarded(rows, dtype=torch.float32),
+    )
+    want = torch.empty_like(x), torch.empty_like(q), torch.empty(rows)
+    ops.rms_norm(x.clone(), delta, weight, 1e-5, want[0])
+    ops.quantize_rows(want[0], *want[1:])
+    ops.rms_norm(x.clone(), delta, weight, 1e-5, out, q, scale)
+    for got, expected in zip((out, q, scale), want, strict=True):
+        assert torch.equal(got.nan_to_num(-7), expected.nan_to_num(-7))
+
+
 def test_zeros_and_nan():
     x = torch.zeros(2, 32)
     x[1, 3] = torch.nan
@@ -40,6 +61,11 @@ def test_zeros_and_nan():
             r"delta: want contiguous Float \[2, 32\] on cpu, got Float \[2, 31\]",
         ),
         ({"weight": torch.zeros(32).bfloat16()}, r"weight: want .*Float \[32\].*got BFloat16 \[32\]"),
+        ({"q": torch.zeros(2, 32, dtype=torch.uint8)}, "q, scale: want both or neither"),
+        (
+            {"q": torch.zeros(2, 31, dtype=torch.uint8), "scale": torch.zeros(2)},
+            r"q: want contiguous Byte \[2, 32\] on cpu, got Byte \[2, 31\]",
+        ),
         ({"out": torch.zeros(32, 2).T}, r"out: want contiguous .* got non-contiguous Float \[2, 32\]"),
     ],
 )

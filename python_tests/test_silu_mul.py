@@ -16,6 +16,23 @@ def test_matches_reference(shape, dtype, guarded):
     assert_close(out, reference.silu_mul(gate_up), *TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("shape", ROW_SHAPES, ids=str)
+def test_quantised_on_the_way(shape, dtype, guarded):
+    """The bytes and scales that quantize_rows makes of the result."""
+    rows, inner = shape
+    gate_up = tensor((rows, 2 * inner), dtype, 0, 5)
+    out, q = torch.empty(rows, inner, dtype=dtype), guarded(rows, inner, dtype=torch.uint8)
+    scale, want = (
+        guarded(rows, dtype=torch.float32),
+        (torch.empty_like(out), torch.empty_like(q), torch.empty(rows)),
+    )
+    ops.silu_mul(gate_up, want[0])
+    ops.quantize_rows(want[0], *want[1:])
+    ops.silu_mul(gate_up, out, q, scale)
+    for got, expected in zip((out, q, scale), want, strict=True):
+        assert torch.equal(got, expected)
+
+
 def test_extreme_gates():
     """Far from 0 silu is 0 or the gate itself, with no overflow on the way; NaN stays NaN."""
     gate = torch.tensor([-1e30, -200.0, -90.0, 0.0, 90.0, 1e30, torch.nan, 1.0])

@@ -11,7 +11,7 @@ from cases import SIZES
 from timing import answer, median_ms
 
 from edlm_engine import ops
-from edlm_engine.models.linear import Int8Linear, PackedLinear, QuantizedRows
+from edlm_engine.models.linear import PackedLinear, QuantizedLinear, QuantizedRows
 from edlm_engine.models.quantization import quantize_weight
 
 MANY = 1024  # rows and columns of the products that show the peak
@@ -67,7 +67,7 @@ def layer_rate(size: str, kind: str, count: int) -> tuple[float, float]:
     for _ in range(6):
         for outputs, inputs in shapes:
             weight = torch.randn(outputs, inputs).bfloat16()
-            layer = PackedLinear(weight) if kind == "bf16" else Int8Linear(quantize_weight(weight), rows)
+            layer = PackedLinear(weight) if kind == "bf16" else QuantizedLinear(quantize_weight(weight), rows)
             x, out = torch.randn(count, inputs).bfloat16(), torch.empty(count, outputs, dtype=torch.bfloat16)
             layers.append((layer, x, out))
 

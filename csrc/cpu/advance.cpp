@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 
 #include "dispatch.h"
@@ -90,6 +91,7 @@ void lay_out(const AdvanceParams& p, std::int64_t s) {
 void advance(const AdvanceParams& p) {
   if (!p.lay_out_only) {
     std::memcpy(p.ring + p.control->snapshots % p.ring_size * p.snapshot_bytes, p.snapshot, p.snapshot_bytes);
+    std::atomic_thread_fence(std::memory_order_release); // whoever sees the count sees the bytes
     p.host[kHostSnapshots] = ++p.control->snapshots;
   }
   bool any = false, commit = false;

@@ -1,5 +1,6 @@
 #include "../plan.h"
 #include "linear_panel.h"
+#include "quantize_row.h"
 
 namespace edlm::cpu::EDLM_ISA {
 namespace {
@@ -22,29 +23,6 @@ void panels(const LinearParams& p, std::int64_t begin, std::int64_t end) {
   }
 }
 
-template <class T>
-void quantize(const QuantizeRowsParams& p, std::int64_t row) {
-  const T* x = static_cast<const T*>(p.x) + row * p.columns;
-  std::uint8_t* q = p.q + row * p.columns;
-  Vec largest{}, zero{};
-  for (std::int64_t i = 0; i < p.columns; i += kWidth) {
-    const Vec v = load(x + i, p.columns - i);
-    largest = max(largest, max(v, -v));
-    zero = fma(v, splat(0.0f), zero); // NaN where v is not finite: such a row must not come out as numbers
-  }
-  const float most = reduce_max(largest);
-  p.scale[row] = most / 127.0f + reduce_add(zero);
-  const Vec inverse = splat(most > 0 ? 127.0f / most : 0.0f);
-  for (std::int64_t i = 0; i < p.columns; i += kWidth) {
-    // adding the magic number rounds to an integer, ties to even, and leaves it in the low bits
-    const Vec scaled = load(x + i, p.columns - i) * inverse;
-    const UintVec bits = bit_cast<UintVec>(scaled + (0x1.8p23f + 128.0f)) & 0xffu;
-    typedef std::uint8_t Bytes __attribute__((vector_size(kWidth)));
-    const Bytes bytes = __builtin_convertvector(bits, Bytes);
-    std::memcpy(q + i, &bytes, std::min<std::int64_t>(kWidth, p.columns - i));
-  }
-}
-
 } // namespace
 
 void linear(const LinearParams& p, std::int64_t begin, std::int64_t end) {
@@ -55,8 +33,10 @@ void linear(const LinearParams& p, std::int64_t begin, std::int64_t end) {
 }
 
 void quantize_rows(const QuantizeRowsParams& p, std::int64_t begin, std::int64_t end) {
+  const QuantizedOut out{p.q, p.scale, p.q_dtype};
   for (std::int64_t row = begin; row < end; ++row)
-    p.dtype == DType::f32 ? quantize<float>(p, row) : quantize<bf16>(p, row);
+    p.dtype == DType::f32 ? quantize_row(static_cast<const float*>(p.x), row, p.columns, out)
+                          : quantize_row(static_cast<const bf16*>(p.x), row, p.columns, out);
 }
 
 } // namespace edlm::cpu::EDLM_ISA

@@ -1,5 +1,5 @@
 #include "kernels.h"
-#include "vec.h"
+#include "quantize_row.h"
 
 namespace edlm::cpu::EDLM_ISA {
 namespace {
@@ -26,6 +26,7 @@ void rows(const RmsNormParams& p, std::int64_t begin, std::int64_t end) {
     const std::int64_t at = r * p.hidden;
     norm_row(static_cast<T*>(p.x) + at, p.delta ? static_cast<const T*>(p.delta) + at : nullptr,
              static_cast<const T*>(p.weight), static_cast<T*>(p.out) + at, p.hidden, p.eps);
+    if (p.quantized.q) quantize_row(static_cast<const T*>(p.out), r, p.hidden, p.quantized);
   }
 }
 

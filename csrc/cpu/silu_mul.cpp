@@ -1,5 +1,5 @@
 #include "kernels.h"
-#include "vec.h"
+#include "quantize_row.h"
 
 namespace edlm::cpu::EDLM_ISA {
 namespace {
@@ -16,6 +16,7 @@ void rows(const SiluMulParams& p, std::int64_t begin, std::int64_t end) {
       // e^-g is held below overflow; there g / (1 + e^-g) is 0 to fp32.
       store(out + i, g / (exp(min(-g, splat(88.0f))) + 1.0f) * load(up + i, n), n);
     }
+    if (p.quantized.q) quantize_row(static_cast<const T*>(p.out), r, p.inner, p.quantized);
   }
 }
 

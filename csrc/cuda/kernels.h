@@ -15,6 +15,8 @@ DeviceLimits device_limits();
 
 void launch_rms_norm(const RmsNormParams&, void* stream);
 void launch_silu_mul(const SiluMulParams&, void* stream);
+void launch_quantize_rows(const QuantizeRowsParams&, void* stream);
+void launch_linear(const LinearParams&, void* stream);
 void launch_qkv_prepare(const QkvPrepareParams&, void* stream);
 void launch_block_attention(const BlockAttentionParams&, const AttentionPlan&, void* stream);
 void launch_row_stats(const RowStatsParams&, void* stream);

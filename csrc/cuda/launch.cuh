@@ -10,6 +10,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "ptx.cuh"
+
 namespace edlm::cuda {
 
 using Stream = cudaStream_t;
@@ -34,6 +36,14 @@ inline int device_attribute(cudaDeviceAttr attribute) {
 inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
 inline int shared_memory_limit() { return device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
+// The architecture that the code of this kernel for the current GPU was written for: 90 for sm_90.
+template <class Params>
+int architecture_of(void (*kernel)(Params)) {
+  cudaFuncAttributes attributes{};
+  check_cuda(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+  return attributes.ptxVersion;
+}
+
 template <class Params>
 void launch(const char* name, void (*kernel)(Params), dim3 grid, int threads, std::size_t shared, Stream stream,
             const Params& params) {
@@ -57,3 +67,20 @@ void launch(const char* name, void (*kernel)(Params), dim3 grid, int threads, st
 } // namespace edlm::cuda
 
 #endif
+
+#include <stdexcept>
+#include <string>
+
+namespace edlm::cuda {
+
+// Throws unless the kernel, which has e4m3 in it, has code for that here.
+template <class Params>
+void check_e4m3(const char* name, void (*kernel)(Params)) {
+  const int built = architecture_of(kernel);
+  if (built < kE4m3Architecture)
+    throw std::invalid_argument(std::string(name) + ": float8 needs a GPU of compute capability 8.9 or later and kernels built "
+                                "for it; the ones that this GPU runs are for " + std::to_string(built / 10) + "." +
+                                std::to_string(built % 10));
+}
+
+} // namespace edlm::cuda

@@ -84,6 +84,13 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], 
                : "memory");
 }
 
+// 16 bytes of memory that nobody writes while the kernel runs, read once: they stay out of the first cache.
+__device__ __forceinline__ void load_streaming(std::uint32_t (&r)[4], const void* from) {
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "l"(from));
+}
+
 // c [16, 8] += a [16, 16] b [16, 8]. With g = lane / 4 and t = lane % 4, a lane holds c at rows g and g + 8, columns
 // 2t and 2t + 1; a at those rows, columns 2t, 2t + 1 and the same + 8; b at rows 2t, 2t + 1 and the same + 8, column g.
 __device__ __forceinline__ void mma(bf16, float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
@@ -101,6 +108,54 @@ __device__ __forceinline__ void mma(f16, float (&c)[4], const std::uint32_t (&a)
       "{%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same for bytes, a [16, 32] and b [32, 8]: a lane has four neighbouring bytes where it has two 16-bit elements
+// above, so a register holds the same bytes of a row.
+__device__ __forceinline__ void mma(std::int8_t, std::int32_t (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                    std::uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Four e4m3 numbers as f16, two by two.
+__device__ __forceinline__ void widen(std::uint32_t& low, std::uint32_t& high, std::uint32_t bytes) {
+#if __CUDA_ARCH__ >= 890
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h; }"
+      : "=r"(low), "=r"(high)
+      : "r"(bytes));
+#endif
+}
+
+// What has e4m3 in it needs code for this architecture or later; launches check it (launch.cuh), older code stops.
+constexpr int kE4m3Architecture = 89;
+
+// 9.x, 10.x and 11.x have no such tensor cores behind mma.sync: the compiler would widen to f16 as well, but in an order
+// that needs more registers than there are. The products are exact in either way.
+__device__ __forceinline__ void mma(e4m3, float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
+                                    std::uint32_t b1) {
+#if __CUDA_ARCH__ < 890
+  __trap();
+#elif __CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1200
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#else
+  std::uint32_t first[4], second[4], b[4]; // any order of the inputs will do, if it is the same on both sides
+  widen(first[0], first[2], a[0]);
+  widen(first[1], first[3], a[1]);
+  widen(second[0], second[2], a[2]);
+  widen(second[1], second[3], a[3]);
+  widen(b[0], b[1], b0);
+  widen(b[2], b[3], b1);
+  mma(f16{}, c, first, b[0], b[1]);
+  mma(f16{}, c, second, b[2], b[3]);
+#endif
 }
 
 // 2^x to about 2 ulp; 0 for -inf.
@@ -122,6 +177,22 @@ __device__ __forceinline__ float to_float(f16 x) {
 __device__ __forceinline__ void round_to(float& out, float x) { out = x; }
 __device__ __forceinline__ void round_to(bf16& out, float x) { asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x)); }
 __device__ __forceinline__ void round_to(f16& out, float x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x)); }
+
+// Beyond +-448: that.
+__device__ __forceinline__ void round_to(e4m3& out, float x) {
+#if __CUDA_ARCH__ >= 890
+  std::uint16_t pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(0.0f), "f"(x));
+  out.bits = static_cast<std::uint8_t>(pair);
+#else
+  __trap();
+#endif
+}
+
+// Each rounded, never contracted into one fused operation.
+__device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ float rounded_sum(float a, float b) { return __fadd_rn(a, b); }
+__device__ __forceinline__ std::uint32_t float_bits(float x) { return __float_as_uint(x); }
 
 // Two rounded numbers, the first in the low half.
 __device__ __forceinline__ std::uint32_t pack(bf16, float low, float high) {

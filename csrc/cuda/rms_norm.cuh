@@ -3,13 +3,13 @@
 
 #include <stdexcept>
 
-#include "../plan_cuda.h"
 #include "launch.cuh"
-#include "vector.cuh"
+#include "quantize.cuh"
 
 namespace edlm::cuda {
 
-template <class T, int N>
+// Q: of the quantised rows, int where there are none.
+template <class T, class Q, int N>
 __global__ void __launch_bounds__(1024) rms_norm_kernel(const RmsNormParams p) {
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -31,18 +31,19 @@ __global__ void __launch_bounds__(1024) rms_norm_kernel(const RmsNormParams p) {
 #pragma unroll
     for (int i = 0; i < N; ++i) squares += to_float(held[j].at[i]) * to_float(held[j].at[i]);
   }
-  const float sum = sum_block(squares, reinterpret_cast<float*>(shared_memory()));
+  auto* scratch = reinterpret_cast<float*>(shared_memory());
+  const float sum = sum_block(squares, scratch);
   const float scale = 1.0f / sqrtf(sum / static_cast<float>(p.hidden) + p.eps);
 #pragma unroll
   for (int j = 0; j < kHeldVectors; ++j) {
     const int at = (j * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x)) * N;
     if (at >= p.hidden) break;
     const auto weight = load_elements<N>(static_cast<const T*>(p.weight) + at);
-    Elements<T, N> out;
 #pragma unroll
-    for (int i = 0; i < N; ++i) round_to(out.at[i], to_float(held[j].at[i]) * scale * to_float(weight.at[i]));
-    store_elements(static_cast<T*>(p.out) + row + at, out);
+    for (int i = 0; i < N; ++i) round_to(held[j].at[i], to_float(held[j].at[i]) * scale * to_float(weight.at[i]));
+    store_elements(static_cast<T*>(p.out) + row + at, held[j]);
   }
+  if constexpr (sizeof(Q) == 1) quantize_held<Q>(held, p.hidden, p.quantized, blockIdx.x, scratch + kLanes);
 }
 
 template <class T>
@@ -51,8 +52,13 @@ void rms_norm_as(const RmsNormParams& p, Stream stream) {
   const bool wide = p.hidden % N == 0;
   const std::int64_t threads = rms_norm_threads(p.hidden, wide ? N : 1);
   if (threads > 1024) throw std::invalid_argument("rms_norm: the rows are too long for the CUDA kernel");
-  launch("rms_norm", wide ? rms_norm_kernel<T, N> : rms_norm_kernel<T, 1>, dim3{static_cast<unsigned>(p.rows)},
-         static_cast<int>(threads), 32 * sizeof(float), stream, p);
+  with_quantized_type(p.quantized, [&](auto q) {
+    using Q = decltype(q);
+    const auto kernel = wide ? rms_norm_kernel<T, Q, N> : rms_norm_kernel<T, Q, 1>;
+    if (std::is_same_v<Q, e4m3>) check_e4m3("rms_norm", kernel);
+    launch("rms_norm", kernel, dim3{static_cast<unsigned>(p.rows)}, static_cast<int>(threads),
+           3 * kLanes * sizeof(float), stream, p);
+  });
 }
 
 inline void rms_norm(const RmsNormParams& p, Stream stream) {

@@ -5,8 +5,6 @@
 
 namespace edlm::cuda {
 
-
-
 // N elements that one access moves.
 template <class T, int N>
 struct alignas(sizeof(T) * N) Elements {
@@ -40,6 +38,17 @@ __device__ __forceinline__ float sum_block(float value, float* scratch) {
   if (lane == 0) scratch[warp] = value;
   sync_block();
   return sum_lanes(lane < warps ? scratch[lane] : 0.0f);
+}
+
+// The largest of a block, which has no NaN, the same in every thread; scratch as above.
+__device__ __forceinline__ float max_block(float value, float* scratch) {
+  const int warp = threadIdx.x / kLanes, lane = threadIdx.x % kLanes, warps = blockDim.x / kLanes;
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) value = fmaxf(value, shuffle_xor(value, mask));
+  if (lane == 0) scratch[warp] = value;
+  sync_block();
+  value = scratch[lane < warps ? lane : 0];
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) value = fmaxf(value, shuffle_xor(value, mask));
+  return value;
 }
 
 } // namespace edlm::cuda

@@ -10,6 +10,13 @@ using Stream = void*;
 inline int multiprocessors() { return 4; }
 inline int shared_memory_limit() { return 163 << 10; }
 
+inline int simulated_architecture = 90;
+
+template <class Params>
+int architecture_of(void (*)(Params)) {
+  return simulated_architecture;
+}
+
 template <class Params>
 struct Launch {
   void (*kernel)(Params);

@@ -1,6 +1,7 @@
 // The host twin of cuda/ptx.cuh: the same functions, for threads of a simulated machine.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -92,6 +93,22 @@ inline float to_float(f16 x) {
   return static_cast<float>(half);
 }
 
+inline float to_float(e4m3 x) {
+  const int exponent = x.bits >> 3 & 15, mantissa = x.bits & 7;
+  if (exponent == 15 && mantissa == 7) return NAN;
+  const float size = exponent ? std::ldexp(8.0f + mantissa, exponent - 10) : std::ldexp(mantissa, -9);
+  return x.bits & 0x80 ? -size : size;
+}
+
+template <class Sum, class T>
+inline Sum factor(T x) {
+  return to_float(x);
+}
+template <>
+inline std::int32_t factor<std::int32_t>(std::int8_t x) {
+  return x;
+}
+
 inline void round_to(float& out, float x) { out = x; }
 inline void round_to(bf16& out, float x) {
   std::uint32_t bits;
@@ -103,6 +120,27 @@ inline void round_to(f16& out, float x) {
   std::memcpy(&out, &half, 2);
 }
 
+// The steps of numbers below 2^(e + 1) are 2^(e - 3), but not below 2^-9.
+inline void round_to(e4m3& out, float x) {
+  const std::uint8_t sign = std::signbit(x) ? 0x80 : 0;
+  if (std::isnan(x)) {
+    out.bits = sign | 0x7f;
+    return;
+  }
+  const float size = std::fabs(x);
+  const int exponent = std::max(size >= 448 ? 8 : size > 0 ? std::ilogb(size) : -6, -6);
+  const auto steps = static_cast<int>(std::nearbyint(std::ldexp(std::min(size, 448.0f), 3 - exponent)));
+  out.bits = static_cast<std::uint8_t>(sign | (steps + 8 * (exponent + 6))); // eight steps are the next exponent
+}
+
+inline float rounded_product(float a, float b) { return a * b; }
+inline float rounded_sum(float a, float b) { return a + b; }
+inline std::uint32_t float_bits(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+
 template <class T>
 inline std::uint32_t pack(T, float low, float high) {
   T a, b;
@@ -110,6 +148,13 @@ inline std::uint32_t pack(T, float low, float high) {
   round_to(b, high);
   return a.bits | static_cast<std::uint32_t>(b.bits) << 16;
 }
+
+inline void load_streaming(std::uint32_t (&r)[4], const void* from) {
+  if (reinterpret_cast<std::uintptr_t>(from) % 16) host_sim::fail("a load of 16 bytes that are not aligned");
+  std::memcpy(r, from, 16);
+}
+
+constexpr int kE4m3Architecture = 89;
 
 struct LoadOperand {
   std::uint32_t* r;
@@ -136,32 +181,42 @@ inline void load_matrices_as(std::uint32_t (&r)[4], const void* row) {
 inline void load_matrices(std::uint32_t (&r)[4], const void* row) { load_matrices_as<false>(r, row); }
 inline void load_matrices_transposed(std::uint32_t (&r)[4], const void* row) { load_matrices_as<true>(r, row); }
 
+template <class Sum>
 struct MmaOperand {
-  float* c;
+  Sum* c;
   const std::uint32_t* a;
   std::uint32_t b[2];
 };
 
+// The element i of four bytes.
 template <class T>
-inline void mma(T, float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
-  MmaOperand own{c, a, {b0, b1}};
+inline T element_of(std::uint32_t bytes, int i) {
+  T out;
+  std::memcpy(&out, reinterpret_cast<const char*>(&bytes) + i * sizeof(T), sizeof(T));
+  return out;
+}
+
+template <class T, class Sum>
+inline void mma(T, Sum (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  constexpr int N = 4 / sizeof(T), K = 8 * N; // elements of a register, of a row of a
+  MmaOperand<Sum> own{c, a, {b0, b1}};
   machine.exchange(
       [](void* const* operands) {
-        float left[16][16], right[16][8];
-        const auto half = [](std::uint32_t pair, int i) {
-          return to_float(T{static_cast<std::uint16_t>(pair >> 16 * i)});
-        };
+        Sum left[16][K], right[K][8];
         for (int lane = 0; lane < kLanes; ++lane) {
-          const auto& own = *static_cast<MmaOperand*>(operands[lane]);
+          const auto& own = *static_cast<MmaOperand<Sum>*>(operands[lane]);
           const int g = lane / 4, t = lane % 4;
-          for (int i = 0; i < 8; ++i) left[g + 8 * (i / 2 % 2)][2 * t + i % 2 + 8 * (i / 4)] = half(own.a[i / 2], i % 2);
-          for (int i = 0; i < 4; ++i) right[2 * t + i % 2 + 8 * (i / 2)][g] = half(own.b[i / 2], i % 2);
+          for (int i = 0; i < N; ++i) {
+            for (int r = 0; r < 4; ++r)
+              left[g + 8 * (r % 2)][N * t + i + K / 2 * (r / 2)] = factor<Sum>(element_of<T>(own.a[r], i));
+            for (int r = 0; r < 2; ++r) right[N * t + i + K / 2 * r][g] = factor<Sum>(element_of<T>(own.b[r], i));
+          }
         }
         for (int lane = 0; lane < kLanes; ++lane)
           for (int i = 0; i < 4; ++i) {
-            float sum = 0;
-            for (int k = 0; k < 16; ++k) sum += left[lane / 4 + 8 * (i / 2)][k] * right[k][2 * (lane % 4) + i % 2];
-            static_cast<MmaOperand*>(operands[lane])->c[i] += sum;
+            Sum sum = 0;
+            for (int k = 0; k < K; ++k) sum += left[lane / 4 + 8 * (i / 2)][k] * right[k][2 * (lane % 4) + i % 2];
+            static_cast<MmaOperand<Sum>*>(operands[lane])->c[i] += sum;
           }
       },
       &own);

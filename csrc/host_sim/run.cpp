@@ -3,7 +3,9 @@
 
 #include "../cuda/advance.cuh"
 #include "../cuda/block_attention.cuh"
+#include "../cuda/linear.cuh"
 #include "../cuda/qkv_prepare.cuh"
+#include "../cuda/quantize_rows.cuh"
 #include "../cuda/rms_norm.cuh"
 #include "../cuda/row_stats.cuh"
 #include "../cuda/silu_mul.cuh"
@@ -24,14 +26,40 @@ PagedCache paged_cache(const Case& c) {
           c.integer("max_pages"), c.integer("pages"),  c.integer("page_size")};
 }
 
+QuantizedOut quantized(const Case& c) {
+  if (!c.buffer("q")) return {};
+  return {c.buffer<std::uint8_t>("q"), c.buffer<float>("scale"), static_cast<DType>(c.integer("q_dtype"))};
+}
+
 void rms_norm(const Case& c) {
   cuda::rms_norm({dtype(c), c.integer("rows"), c.integer("hidden"), c.number("eps"), c.buffer("x"), c.buffer("delta"),
-                  c.buffer("weight"), c.buffer("out")},
+                  c.buffer("weight"), c.buffer("out"), quantized(c)},
                  stream);
 }
 
 void silu_mul(const Case& c) {
-  cuda::silu_mul({dtype(c), c.integer("rows"), c.integer("inner"), c.buffer("gate_up"), c.buffer("out")}, stream);
+  cuda::silu_mul({dtype(c), c.integer("rows"), c.integer("inner"), c.buffer("gate_up"), c.buffer("out"),
+                  quantized(c)},
+                 stream);
+}
+
+void quantize_rows(const Case& c) {
+  cuda::quantize_rows({dtype(c), c.integer("rows"), c.integer("columns"), c.buffer("x"), c.buffer<std::uint8_t>("q"),
+                       c.buffer<float>("scale"), static_cast<DType>(c.integer("q_dtype"))},
+                      stream);
+}
+
+// splits of the case, where given, replace those of the plan.
+void linear(const Case& c) {
+  LinearParams p{dtype(c),       c.integer("rows"),        c.integer("inputs"),           c.integer("outputs"),
+                 c.buffer("x"),  c.buffer<float>("x_scale"), c.buffer<std::uint32_t>("weight"), c.buffer("out"),
+                 static_cast<DType>(c.integer("x_dtype")), 1, nullptr};
+  p.splits = linear_splits(linear_groups(p.outputs), linear_steps(p.inputs, element_size(p.x_dtype)),
+                           cuda::multiprocessors());
+  if (c.buffer("splits")) p.splits = static_cast<std::int32_t>(c.integer("splits"));
+  std::vector<float> partial(p.splits > 1 ? p.splits * p.rows * padded_outputs(p.outputs) : 0, NAN);
+  p.partial = partial.data();
+  cuda::linear(p, stream);
 }
 
 void qkv_prepare(const Case& c) {
@@ -139,7 +167,8 @@ void advance(const Case& c) {
 
 const std::map<std::string, void (*)(const Case&)> ops{
     {"rms_norm", rms_norm},   {"silu_mul", silu_mul}, {"qkv_prepare", qkv_prepare}, {"block_attention", block_attention},
-    {"row_stats", row_stats}, {"unmask", unmask},     {"advance", advance},         {"broken", host_sim::broken}};
+    {"row_stats", row_stats}, {"unmask", unmask},     {"quantize_rows", quantize_rows}, {"linear", linear},
+    {"advance", advance},     {"broken", host_sim::broken}};
 
 } // namespace
 } // namespace edlm
@@ -147,6 +176,8 @@ const std::map<std::string, void (*)(const Case&)> ops{
 int main(int count, char** arguments) {
   if (count != 3 || !edlm::ops.count(arguments[1])) edlm::host_sim::fail("usage: run <op> <seed>");
   const edlm::host_sim::Case input;
+  if (input.buffer("architecture"))
+    edlm::cuda::simulated_architecture = static_cast<int>(input.integer("architecture"));
   edlm::host_sim::machine.seed(std::strtoull(arguments[2], nullptr, 10));
   try {
     edlm::ops.at(arguments[1])(input);

@@ -5,14 +5,22 @@
 
 namespace edlm {
 
-void rms_norm(const Tensor& x, const OptionalTensor& delta, const Tensor& weight, double eps, const Tensor& out);
+void rms_norm(const Tensor& x, const OptionalTensor& delta, const Tensor& weight, double eps, const Tensor& out,
+              const OptionalTensor& q, const OptionalTensor& scale);
 
-void silu_mul(const Tensor& gate_up, const Tensor& out);
+void silu_mul(const Tensor& gate_up, const Tensor& out, const OptionalTensor& q, const OptionalTensor& scale);
 
 void quantize_rows(const Tensor& x, const Tensor& q, const Tensor& scale);
 
-// Columns of quantised rows.
-void check_int8_inputs(const Check& check, const char* name, std::int64_t inputs);
+// Whether quantised rows are bytes or, on a GPU only, e4m3; room for them, none without q; and what their columns must be
+// for a product.
+DType quantized_dtype(const Check& check, const char* name, const Tensor& rows);
+QuantizedOut quantized_out(const Check& check, const OptionalTensor& q, const OptionalTensor& scale, std::int64_t rows,
+                           std::int64_t columns);
+void check_quantized_inputs(const Check& check, const char* name, const Tensor& rows);
+
+// out = x . weight^T on the current GPU. params: all but what is for CUDA only, x_dtype excepted; weight is checked here.
+void linear_on_gpu(const Check& check, LinearParams params, const Tensor& x, const Tensor& weight, void* stream);
 
 void linear(const Tensor& x, const OptionalTensor& x_scale, const Tensor& weight, const Tensor& out);
 

@@ -30,14 +30,15 @@ bool filtered(const RowStatsParams& p, std::int64_t slot) {
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
 
-[[maybe_unused]] void row_stats_on_gpu(RowStatsParams p, Tensor hidden, const Tensor& weight) {
-  const GpuScope gpu(hidden);
+// logits_of(first, count): of those rows, float [count, vocab].
+template <class LogitsOf>
+void row_stats_on_gpu(RowStatsParams p, const GpuScope& gpu, const Tensor& hidden, LogitsOf logits_of) {
   p.dtype = DType::f32;
   p.parts = cuda_vocab_parts(p.vocab);
   const std::int64_t all_rows = std::exchange(p.rows, 0);
   for (std::int64_t first = 0; first < all_rows; first += p.rows) {
     p.rows = std::min(kLogitRows, all_rows - first);
-    const Tensor logits = float_logits(torch::stable::narrow(hidden, 0, first, p.rows), weight);
+    const Tensor logits = logits_of(first, p.rows);
     const Tensor partial = workspace(hidden, p.rows * p.parts * sizeof(LogitStats));
     p.all_logits = data(logits);
     p.partial = data<LogitStats>(partial);
@@ -47,6 +48,27 @@ bool filtered(const RowStatsParams& p, std::int64_t slot) {
     p.ids += 2 * p.rows;
     p.stats += 5 * p.rows;
   }
+}
+
+// The same from quantised rows; dtype: u8 or e4m3.
+[[maybe_unused]] void quantized_row_stats_on_gpu(const Check& check, const RowStatsParams& p, DType dtype,
+                                                 const Tensor& hidden, const Tensor& weight) {
+  const GpuScope gpu(hidden);
+  row_stats_on_gpu(p, gpu, hidden, [&](std::int64_t first, std::int64_t count) {
+    const Tensor logits = torch::stable::new_empty(hidden, {count, p.vocab}, ScalarType::Float);
+    LinearParams linear{};
+    linear.dtype = DType::f32;
+    linear.rows = count;
+    linear.inputs = p.hidden_size;
+    linear.outputs = p.vocab;
+    linear.x = static_cast<const char*>(p.hidden) + first * p.hidden_size;
+    linear.x_scale = p.hidden_scale + first;
+    linear.weight = data<std::uint32_t>(weight);
+    linear.out = data(logits);
+    linear.x_dtype = dtype;
+    linear_on_gpu(check, linear, hidden, weight, gpu.stream());
+    return logits;
+  });
 }
 
 // Everything but hidden and weight, whose sizes must be in params.
@@ -119,7 +141,13 @@ void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, 
   params.weight = data(weight);
   take_arguments(check, params, slots, positions, temperature, top_k, top_p, seed, step, forbidden_id, ids, stats);
   if constexpr (kHasGpu)
-    if (check.on_gpu()) return row_stats_on_gpu(params, hidden, weight);
+    if (check.on_gpu()) {
+      const GpuScope gpu(hidden);
+      Tensor rows = hidden; // narrow() wants it changeable
+      return row_stats_on_gpu(params, gpu, hidden, [&](std::int64_t first, std::int64_t count) {
+        return float_logits(torch::stable::narrow(rows, 0, first, count), weight);
+      });
+    }
   row_stats_on_cpu(check, params, temperature.size(0));
 }
 
@@ -127,19 +155,23 @@ void row_stats_int8(const Tensor& hidden, const Tensor& hidden_scale, const Tens
                     const Tensor& slots, const Tensor& positions, const Tensor& temperature, const Tensor& top_k,
                     const Tensor& top_p, const Tensor& seed, const Tensor& step, std::int64_t forbidden_id,
                     const Tensor& ids, const Tensor& stats) {
-  const Check check("edlm::row_stats_int8");
+  const Check check("edlm::row_stats_int8", hidden);
   RowStatsParams params{};
-  check.dense("hidden", hidden, ScalarType::Byte, {kAny, kAny});
+  const DType dtype = quantized_dtype(check, "hidden", hidden);
+  check.dense("hidden", hidden, dtype == DType::e4m3 ? ScalarType::Float8_e4m3fn : ScalarType::Byte, {kAny, kAny});
   params.rows = hidden.size(0);
   params.hidden_size = hidden.size(1);
   params.vocab = vocab;
-  check_int8_inputs(check, "hidden", params.hidden_size);
-  check.dense("hidden_scale", hidden_scale, ScalarType::Float, {params.rows})
-      .dense("weight", weight, ScalarType::Int, {ceil_div(vocab, kPanel), params.hidden_size / 4 + 2, kPanel});
+  check_quantized_inputs(check, "hidden", hidden);
+  check.dense("hidden_scale", hidden_scale, ScalarType::Float, {params.rows});
+  if (!check.on_gpu())
+    check.dense("weight", weight, ScalarType::Int, {ceil_div(vocab, kPanel), params.hidden_size / 4 + 2, kPanel});
   params.hidden = data(hidden);
   params.hidden_scale = data<float>(hidden_scale);
   params.weight = data(weight);
   take_arguments(check, params, slots, positions, temperature, top_k, top_p, seed, step, forbidden_id, ids, stats);
+  if constexpr (kHasGpu)
+    if (check.on_gpu()) return quantized_row_stats_on_gpu(check, params, dtype, hidden, weight);
   row_stats_on_cpu(check, params, temperature.size(0));
 }
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from .. import ops
-from .linear import QuantizedRows
-from .quantization import Int8Weight
+from .linear import QuantizedRows, pack
+from .quantization import QuantizedWeight
 
 
 @dataclass(slots=True)
@@ -20,12 +20,12 @@ class Head:
         ops.row_stats(hidden, self.weight, *arguments)
 
 
-class Int8Head:
-    """The same over int8 weights: half the bytes, and twice the rate."""
+class QuantizedHead:
+    """The same over int8 or fp8 weights: half the bytes, and twice the rate."""
 
-    def __init__(self, weight: Int8Weight, rows: QuantizedRows):
+    def __init__(self, weight: QuantizedWeight, rows: QuantizedRows):
         self._rows, self._vocab = rows, len(weight.values)
-        self.weight = ops.pack_int8_weight(weight.values, weight.scale)
+        self.weight = pack(weight)
 
     def row_stats(self, hidden: torch.Tensor, *arguments) -> None:
         ops.row_stats_int8(*self._rows.quantize(hidden), self.weight, self._vocab, *arguments)

@@ -1,51 +1,86 @@
 """Linear layers y = x Wᵀ over a weight that was laid out once, when it was loaded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
-from .. import ops
-from .quantization import Int8Weight
+from .. import ops, packing
+from .cublaslt import ProductTuner, searching
+from .quantization import QuantizedWeight
+from .timing import packed_wins, time_on_gpu
+
+MANY_ROWS = 256  # on a GPU: from here on an unpacked copy and cuBLAS take less time than a packed weight
+
+
+Quantized = tuple[torch.Tensor | None, torch.Tensor | None]  # as ops.quantize_rows writes them; or nothing
+NOTHING: Quantized = (None, None)
 
 
 class QuantizedRows:
-    """Room for the left side of an int8 product, shared by all layers of a model and kept between forwards.
+    """Room for the left side of a product of one-byte elements, shared by all layers of a model and kept
+    between forwards.
 
-    columns: the most that any layer's input has.
+    columns: the most that any layer's input has; dtype: uint8 or float8_e4m3fn (ops.quantize_rows); rows: to
+    have room for at once. When more come, a GPU keeps the old buffers: captured graphs go on using them.
     """
 
-    def __init__(self, columns: int):
-        self._columns, self._bytes, self._scales = columns, torch.empty(0, dtype=torch.uint8), torch.empty(0)
+    def __init__(self, columns: int, dtype=torch.uint8, device="cpu", rows: int = 0):
+        self._columns, self._dtype, self._device = columns, dtype, torch.device(device)
+        self._outgrown = []
+        self._allocate(rows)
 
-    def quantize(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """x: T [rows, columns] -> its bytes and scales (ops.quantize_rows), valid until the next call."""
-        if len(x) > len(self._scales):
-            rows = 1 << (len(x) - 1).bit_length()
-            self._bytes = torch.empty(rows * self._columns, dtype=torch.uint8)
-            self._scales = torch.empty(rows)
-        q, scale = self._bytes[: x.numel()].view(x.shape), self._scales[: len(x)]
-        ops.quantize_rows(x, q, scale)
-        return q, scale
+    def _allocate(self, rows: int):
+        self._bytes = torch.empty(rows * self._columns, dtype=self._dtype, device=self._device)
+        self._scales = torch.empty(rows, device=self._device)
+
+    def room(self, rows: int, columns: int) -> Quantized:
+        """For the elements and scales of so much, valid until the next call."""
+        if rows > len(self._scales):
+            if packing.on_gpu(self._device):
+                self._outgrown.append((self._bytes, self._scales))
+            self._allocate(1 << (rows - 1).bit_length())
+        return self._bytes[: rows * columns].view(rows, columns), self._scales[:rows]
+
+    def quantize(self, x: torch.Tensor) -> Quantized:
+        """x: T [rows, columns] -> its elements and scales (ops.quantize_rows), valid until the next call."""
+        room = self.room(*x.shape)
+        ops.quantize_rows(x, *room)
+        return room
 
 
 @dataclass(slots=True)
 class DenseLinear:
-    """torch's own product: on a GPU, cuBLAS."""
+    """torch's own product; on a GPU cuBLAS, or cuBLASLt where `products` found something faster."""
 
     weight: torch.Tensor  # [outputs, inputs]
+    products: ProductTuner | None = None
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """x: T [rows, inputs], out: T [rows, outputs]; returns out."""
+    def room(self, rows: int) -> Quantized:
+        """Where the layer wants its input quantised; what fills it passes it to the call."""
+        return NOTHING
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
+        """x: T [rows, inputs], out: T [rows, outputs]; returns out. quantized: room(rows), filled from x."""
+        if self.products:
+            return self.products.multiply(x, self.weight, out)
         return torch.mm(x, self.weight.t(), out=out)
 
 
 class PackedLinear:
-    """The engine's own kernel: as fast as oneDNN's packed one at 16 rows and more, nearly twice at one."""
+    """The engine's own kernel. On a CPU as fast as oneDNN's packed one at 16 rows and more, nearly twice at
+    one; on a GPU for few rows, where it won against cuBLAS."""
 
     def __init__(self, weight: torch.Tensor):
+        self._unpacked = (*weight.shape, weight.dtype)
+        self._on_gpu = packing.on_gpu(weight.device)
         self.weight = ops.pack_weight(weight)
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def room(self, rows: int) -> Quantized:
+        return NOTHING
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
+        if self._on_gpu and len(x) >= MANY_ROWS:
+            return torch.mm(x, ops.unpack_weight(self.weight, *self._unpacked).t(), out=out)
         ops.linear(x, None, self.weight, out)
         return out
 
@@ -56,34 +91,72 @@ class OneDnnLinear:
     def __init__(self, weight: torch.Tensor):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def room(self, rows: int) -> Quantized:
+        return NOTHING
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
         return out.copy_(torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], ""))
 
 
-class Int8Linear:
-    """int8 weight, one scale per output; activations are quantised row by row on their way in."""
+class QuantizedLinear:
+    """int8 or fp8 weight, one scale per output; activations are quantised row by row on their way in."""
 
-    def __init__(self, weight: Int8Weight, rows: QuantizedRows):
-        self._rows = rows
-        self.weight = ops.pack_int8_weight(weight.values, weight.scale)
+    def __init__(self, weight: QuantizedWeight, rows: QuantizedRows):
+        self._rows, self._inputs = rows, weight.values.shape[1]
+        self.weight = pack(weight)
 
-    def __call__(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        ops.linear(*self._rows.quantize(x), self.weight, out)
+    def room(self, rows: int) -> Quantized:
+        return self._rows.room(rows, self._inputs)
+
+    def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
+        q, scale = self._rows.quantize(x) if quantized is NOTHING else quantized
+        ops.linear(q, scale, self.weight, out)
         return out
 
 
-Linear = DenseLinear | PackedLinear | OneDnnLinear | Int8Linear
+Linear = DenseLinear | PackedLinear | OneDnnLinear | QuantizedLinear
 
 
-def make_linear(weight: torch.Tensor | Int8Weight, rows: QuantizedRows) -> Linear:
-    """The fastest layer for a weight [outputs, inputs], by where it is and of what type."""
-    if isinstance(weight, Int8Weight):
-        return Int8Linear(weight, rows)
-    if weight.device.type != "cpu":
+def pack(weight: QuantizedWeight) -> torch.Tensor:
+    """For ops.linear() and ops.row_stats_int8()."""
+    is_int8 = weight.values.dtype == torch.int8
+    return (ops.pack_int8_weight if is_int8 else ops.pack_fp8_weight)(weight.values, weight.scale)
+
+
+@dataclass(slots=True)
+class GpuChoices:
+    """What was measured on a GPU: the library's products, and by shape and type whether ours won."""
+
+    products: ProductTuner | None = None
+    packed_won: dict[tuple, bool] = field(default_factory=dict)
+
+
+def make_linear(
+    weight: torch.Tensor | QuantizedWeight, rows: QuantizedRows, choices: GpuChoices | None = None
+) -> Linear:
+    """The fastest layer for a weight [outputs, inputs], by where it is and of what type. choices: on a GPU;
+    what they lack is measured here."""
+    if isinstance(weight, QuantizedWeight):
+        return QuantizedLinear(weight, rows)
+    if weight.device.type == "cuda":
+        return _fastest_on_gpu(weight, choices or GpuChoices())
+    if packing.on_gpu(weight.device):
         return DenseLinear(weight)
     if weight.dtype == torch.bfloat16 and has_amx():
         return OneDnnLinear(weight)
     return PackedLinear(weight)
+
+
+def _fastest_on_gpu(weight: torch.Tensor, choices: GpuChoices) -> DenseLinear | PackedLinear:
+    dense, won = DenseLinear(weight, choices.products), choices.packed_won
+    key = (*weight.shape, weight.dtype)
+    if weight.dtype == torch.float32 or won.get(key) is False:  # our kernel has no float32
+        return dense
+    packed = PackedLinear(weight)
+    if key not in won:
+        with searching(choices.products):
+            won[key] = packed_wins(time_on_gpu(packed, weight), time_on_gpu(dense, weight))
+    return packed if won[key] else dense
 
 
 def has_amx() -> bool:

@@ -1,6 +1,8 @@
-"""int8 weights: one scale per output, symmetric; activations are quantised by row, see ops.quantize_rows.
+"""Weights of one byte: int8 or float8, one scale per output, symmetric; activations are quantised by row, see
+ops.quantize_rows.
 
-Source: vector-wise quantisation, Dettmers et al., arXiv:2208.07339, sect. 3.1, without its outliers.
+Sources: vector-wise quantisation, Dettmers et al., arXiv:2208.07339, sect. 3.1, without its outliers; float8
+(e4m3), Micikevicius et al., arXiv:2209.05433.
 """
 
 from typing import NamedTuple
@@ -8,27 +10,35 @@ from typing import NamedTuple
 import torch
 
 _ROWS = 512  # of a matrix at a time: bounds the fp32 copy
+DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
+LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 
 
-class Int8Weight(NamedTuple):
-    """A matrix [outputs, inputs] ~ values * scale[:, None]: int8 within ±127, and float32 [outputs]."""
+class QuantizedWeight(NamedTuple):
+    """A matrix [outputs, inputs] ~ values * scale[:, None]: int8 within ±127 or float8_e4m3fn within ±448,
+    and float32 [outputs]."""
 
     values: torch.Tensor
     scale: torch.Tensor
 
 
-def quantize_weight(weight: torch.Tensor) -> Int8Weight:
-    """The nearest int8 matrix: scale = max |row| / 127. An output whose weights are all 0 gets the scale 0;
-    one that is not finite, NaN."""
-    values, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight))
+def quantize_weight(weight: torch.Tensor, dtype: torch.dtype = torch.int8) -> QuantizedWeight:
+    """The nearest matrix of that type: scale = max |row| / largest number. An output whose weights are all 0
+    gets the scale 0; one that is not finite, NaN."""
+    values = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+    scale = torch.empty(len(weight), device=weight.device)
+    largest = LARGEST[dtype]
     for rows, q, s in zip(weight.split(_ROWS), values.split(_ROWS), scale.split(_ROWS), strict=True):
         wide = rows.float()
-        s.copy_(wide.abs().amax(1) / 127)
-        q.copy_((wide / s.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).round_().nan_to_num_(0))
-        s[~wide.isfinite().all(1)] = torch.nan
-    return Int8Weight(values, scale)
+        s.copy_(wide.abs().amax(1) / largest)
+        scaled = wide / s.clamp(min=torch.finfo(torch.float32).tiny)[:, None]
+        scaled = scaled.round_() if dtype == torch.int8 else scaled.clamp_(-largest, largest)
+        q.copy_(scaled.nan_to_num_(0))
+        s.masked_fill_(~wide.isfinite().all(1), torch.nan)
+    return QuantizedWeight(values, scale)
 
 
-def concatenate(parts: list[Int8Weight]) -> Int8Weight:
-    """Matrices of the same inputs, one below the other."""
-    return Int8Weight(torch.cat([p.values for p in parts]), torch.cat([p.scale for p in parts]))
+def concatenate(parts: list[QuantizedWeight]) -> QuantizedWeight:
+    """Matrices of the same inputs and type, one below the other."""
+    values = torch.cat([p.values.view(torch.uint8) for p in parts])  # torch joins no float8 everywhere
+    return QuantizedWeight(values.view(parts[0].values.dtype), torch.cat([p.scale for p in parts]))

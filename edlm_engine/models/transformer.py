@@ -8,7 +8,8 @@ from .. import ops
 from ..forward import ForwardInputs
 from ..kv_cache import PagedKVCache
 from .config import ModelConfig
-from .head import Head, Int8Head
+from .cublaslt import ProductTuner
+from .head import Head, QuantizedHead
 from .linear import Linear
 
 
@@ -67,14 +68,21 @@ class Workspace:
 class Transformer:
     """Weights and forward pass.
 
-    embedding: [vocab, hidden].
+    embedding: [vocab, hidden]; products: what its dense layers multiply with on a GPU.
     """
 
     def __init__(
-        self, config: ModelConfig, embedding, layers: list[Layer], final_norm, head: Head | Int8Head
+        self,
+        config: ModelConfig,
+        embedding: torch.Tensor,
+        layers: list[Layer],
+        final_norm: torch.Tensor,
+        head: Head | QuantizedHead,
+        products: ProductTuner | None = None,
     ):
         self.config = config
         self.embedding, self.layers, self.final_norm, self.head = embedding, layers, final_norm, head
+        self.products = products
         widths = activation_widths(config)
         head_widths = {name: widths[name] for name in ("hidden", "delta", "normed")}
         self._workspace = Workspace(widths, embedding.dtype, embedding.device)
@@ -91,16 +99,21 @@ class Transformer:
         delta = None
         for i, layer in enumerate(self.layers):
             keys, values = cache.keys[i], cache.values[i]
-            ops.rms_norm(x, delta, layer.input_norm, config.rms_norm_eps, normed)
+            room = layer.qkv.room(len(x))
+            ops.rms_norm(x, delta, layer.input_norm, config.rms_norm_eps, normed, *room)
             ops.qkv_prepare(
-                layer.qkv(normed, buffers["qkv"]), layer.qkv_bias, layer.q_norm, layer.k_norm, self._rope,
-                inputs.slots, inputs.positions, cache.page_table, keys, values, q, config.rms_norm_eps,
+                layer.qkv(normed, buffers["qkv"], room), layer.qkv_bias, layer.q_norm, layer.k_norm,
+                self._rope, inputs.slots, inputs.positions, cache.page_table, keys, values, q,
+                config.rms_norm_eps,
             )  # fmt: skip
             ops.block_attention(q, keys, values, inputs.query_blocks, cache.page_table, scale, attended)
             delta = layer.attention_out(attended.view(len(x), -1), buffers["delta"])
-            ops.rms_norm(x, delta, layer.mlp_norm, config.rms_norm_eps, normed)
-            ops.silu_mul(layer.gate_up(normed, buffers["gate_up"]), buffers["activated"])
-            delta = layer.down(buffers["activated"], buffers["delta"])
+            room = layer.gate_up.room(len(x))
+            ops.rms_norm(x, delta, layer.mlp_norm, config.rms_norm_eps, normed, *room)
+            gate_up, activated = layer.gate_up(normed, buffers["gate_up"], room), buffers["activated"]
+            room = layer.down.room(len(x))
+            ops.silu_mul(gate_up, activated, *room)
+            delta = layer.down(activated, buffers["delta"], room)
         return self._final_norm(x, delta, inputs.head_rows)
 
     def buffers(self) -> list[torch.Tensor]:
