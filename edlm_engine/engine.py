@@ -28,8 +28,9 @@ class Engine:
         processor multiplies it natively, else float32), "bfloat16", "float32", or "float16" (on a GPU).
     load_format: "auto" (safetensors) or "dummy" (random weights from config.json alone, for benchmarks).
     quantization: "int8" multiplies in int8, with weights quantised per output (while loading, unless
-        `edlm quantize` did it before) and activations per row: about half the memory and twice the speed, on
-        the CPU. None: what the checkpoint has.
+        `edlm quantize` did it before) and activations per row: about half the memory and twice the speed.
+        "fp8" does the same in float8 (e4m3), on a GPU of compute capability 8.9 or later. None: what the
+        checkpoint has.
     settings: the file that `edlm tune` wrote (or what it holds, as a dict): defaults of SamplingParams for
         requests that give none.
     block_length, mask_token_id, prefill: override what the checkpoint says; prefill is "block_causal",
@@ -80,11 +81,16 @@ class Engine:
         parts = open_engine(model, options)
         self.config, self.decoding, self.path = parts.config, parts.decoding, parts.path
         self.dtype, self.device, self.kv_cache_tokens = parts.dtype, parts.device, parts.kv_cache_tokens
-        self.stepping = parts.stepping
         self.quantization, self.num_threads = parts.quantization, parts.loop.num_threads
         self.tokenizer, self._chat_template, self._loop = parts.tokenizer, parts.chat_template, parts.loop
         self._check_block_length(self.default_params)
         self._finalizer = weakref.finalize(self, parts.loop.close)
+
+    @property
+    def stepping(self) -> str:
+        """Who leads from step to step: "eager", "static", "graph" or "device". A GPU on which the loop turns
+        out not to work goes on with "graph"."""
+        return self._loop.stepping
 
     def generate(self, prompt, params=None, *, progress=False, **overrides) -> Generation | list[Generation]:
         """Complete one prompt, or a list of prompts in one batch.

@@ -81,7 +81,6 @@ class EngineParts:
     kv_cache_tokens: int
     tokenizer: Tokenizer | None
     chat_template: ChatTemplate | None
-    stepping: str
     loop: EngineLoop
 
 
@@ -120,9 +119,8 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     ahead = None if stepping == "eager" else RunAhead(stepping, scheduler, runner, decoding)
     loop = EngineLoop(scheduler, runner, options.num_threads, ahead)
     return EngineParts(
-        path, config, decoding, device, dtype, quantization, tokens, tokenizer, load_chat_template(path),
-        stepping, loop,
-    )  # fmt: skip
+        path, config, decoding, device, dtype, quantization, tokens, tokenizer, load_chat_template(path), loop
+    )
 
 
 def choose_device(device: str, config: ModelConfig | None = None) -> str:

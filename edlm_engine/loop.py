@@ -31,6 +31,10 @@ class EngineLoop:
         self._closed = False
         self._thread: threading.Thread | None = None
 
+    @property
+    def stepping(self) -> str:
+        return self._ahead.stepping if self._ahead else "eager"
+
     def submit(self, request: Request):
         with self._wake:
             if self._closed:

@@ -50,6 +50,7 @@ def both(folder, prompt, params, **options) -> tuple[list, list]:
     results = []
     for stepping in ("eager", "static"):
         with Engine(folder, dtype="float32", stepping=stepping, **options) as engine:
+            assert engine.stepping == stepping
             results.append(engine.generate(prompt, params))
     return results
 

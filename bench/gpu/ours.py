@@ -91,7 +91,7 @@ def lead_by(engine: Engine, stepping: str) -> None:
     ahead = (
         RunAhead(stepping, loop._scheduler, loop._runner, engine.decoding) if stepping != "eager" else None
     )
-    loop._ahead, engine.stepping = ahead, stepping
+    loop._ahead = ahead
 
 
 def prompts(model: PaperModel, prefix: int, batch: int) -> list[list[int]]:
@@ -109,8 +109,7 @@ def generation(meter: Meter, model: PaperModel, prefix: int, batch: int, tokens:
     asked, params = prompts(model, prefix, batch), schedule(model, tokens)
     meter.run(asked, **(params | {"max_new_tokens": 2 * model.block}))  # captures, and grows buffers
     found = meter.run(asked, **params)
-    if meter.engine._loop._ahead:  # it may have fallen back from what was asked for
-        found["stepping"] = meter.engine._loop._ahead.stepping
+    found["stepping"] = meter.engine.stepping  # it may have fallen back from what was asked for
     return found | at_paper_tpf(model, found["tokens_per_s"], found["tokens_per_forward"])
 
 
