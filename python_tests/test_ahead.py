@@ -1,5 +1,6 @@
 """Steps that the device leads: the same tokens as the host's own steps, and step for step the same rows."""
 
+import json
 import queue
 import random
 import threading
@@ -316,6 +317,41 @@ def test_a_device_that_runs_ahead(folders, name, kind, monkeypatch):
         next(stream)
         stream.close()
         eventually(lambda: idle(engine))
+
+
+def test_the_device_is_told_of_a_sequence_that_the_host_has_ended(monkeypatch):
+    """Here by a stop string, while another sequence goes on."""
+    monkeypatch.setattr("edlm_engine.stepping.DirectSteps.launch_steps", 1)
+    active, plain = [], StaticStep.run
+    monkeypatch.setattr(
+        StaticStep,
+        "run",
+        lambda self, commit: (active.append(int(self._runner.state.active.sum())), plain(self, commit)),
+    )
+    examples = [e["prompt"] for e in json.loads((resolve("edlm-tiny") / "examples.json").read_text())]
+    with Engine("edlm-tiny", dtype="float32", stepping="static") as engine:
+        texts = engine.generate(examples, threshold=None)
+        longest = max(range(len(texts)), key=lambda i: texts[i].nfe)
+        active.clear()
+        every = [SamplingParams(threshold=None, stop=stop) for stop in ((texts[0].text[:3],), ())]
+        short, long = engine.generate([examples[0], examples[longest]], every)
+    assert short.finish_reason == "stop" and short.nfe < long.nfe - 10
+    assert active.count(2) <= short.nfe + 2  # it may be two launches ahead
+    assert active.count(1) >= long.nfe - active.count(2) - 1  # the first step went with the prompts
+
+
+def test_a_new_request_does_not_wait_for_the_end_of_a_launch(folders, monkeypatch):
+    steps, plain = [], StaticStep.run
+    monkeypatch.setattr(RunAhead, "_make_way", lambda self, step: Queue(step, self._link, "loop"))
+    monkeypatch.setattr(StaticStep, "run", lambda self, commit: (steps.append(commit), plain(self, commit)))
+    with Engine(folders["qwen3"], dtype="float32", stepping="static", num_threads=1) as engine:
+        slow_down(engine, 0.02)
+        stream = engine.stream(prompts(3)[2], max_new_tokens=200, threshold=None, ignore_eos=True)
+        eventually(lambda: len(steps) > 4)
+        before = len(steps)
+        engine.generate(prompts(3)[0], max_new_tokens=1)
+        assert len(steps) - before < 32  # of the 128 that are queued
+        stream.close()
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
