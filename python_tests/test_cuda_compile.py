@@ -11,7 +11,7 @@ import pytest
 import torch
 from build_variants import build
 
-ARCHITECTURES = ("sm_80", "sm_90a", "sm_100")
+ARCHITECTURES = ("sm_80", "sm_89", "sm_90a", "sm_100")
 COLD = ("row_stats_finish_kernel",)  # a block per row, and only sampled rows work long
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
@@ -82,7 +82,7 @@ def test_every_op_has_a_cuda_kernel(library, tmp_path):
     done = subprocess.run([sys.executable, "-c", LOAD, library, *missing], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *ops, architectures = done.stdout.splitlines()
-    assert architectures == "['80-real', '90a-real', '100']"
+    assert architectures == "['80-real', '89-real', '90a-real', '100']"
     assert len(ops) >= 9
     assert not [line for line in ops if not line.endswith(" CPU CUDA")]
 
