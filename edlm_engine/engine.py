@@ -109,8 +109,7 @@ class Engine:
             self._request(p, own, None, label) for p, own, label in zip(prompts, every, labels, strict=True)
         ]
         try:
-            for request in requests:
-                self._loop.submit(request)
+            self._loop.submit(*requests)
             for future in track([r.future for r in requests], enabled=progress):
                 future.exception()
             results = [request.future.result() for request in requests]

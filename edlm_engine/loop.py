@@ -35,7 +35,8 @@ class EngineLoop:
     def stepping(self) -> str:
         return self._ahead.stepping if self._ahead else "eager"
 
-    def submit(self, request: Request):
+    def submit(self, *requests: Request):
+        """Hand over requests, which begin in the same step if there is room."""
         with self._wake:
             if self._closed:
                 raise EngineClosedError("the engine is closed")
@@ -46,7 +47,7 @@ class EngineLoop:
                 raise EngineClosedError(
                     "the engine's thread is of another process; create the Engine after forking"
                 )
-            self._inbox.append(request)
+            self._inbox.extend(requests)
             self._wake.notify()
 
     def cancel(self, request: Request):

@@ -13,6 +13,7 @@ from checkpoints import config_dict, write_checkpoint
 from engine_tools import assert_dropped, eventually, idle, running_request, slow_down
 
 from edlm_engine import Engine, EngineClosedError, SamplingParams
+from edlm_engine.runner import Runner
 
 PROMPT = [3, 14, 15, 92, 65]
 PROMPTS = [[(7 * i + j) % 119 + 1 for j in range(3 + 9 * i)] for i in range(8)]
@@ -51,6 +52,19 @@ def test_concurrent_callers_get_what_they_get_alone(engine, alone):
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
             assert list(pool.map(call, range(8))) == alone
+
+
+def test_a_list_begins_in_one_step(folder, monkeypatch):
+    """Whatever the stepping thread does while the list is handed over."""
+    first, run = [], Runner.step
+    monkeypatch.setattr(
+        Runner, "step", lambda self, inputs: (first.append(inputs.slots.unique().numel()), run(self, inputs))
+    )
+    for _ in range(20):
+        with Engine(folder) as engine:
+            first.clear()
+            engine.generate([[5, 6]] * 8, max_new_tokens=2)
+            assert first[0] == 8
 
 
 def test_callers_share_forwards(engine):
