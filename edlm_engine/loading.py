@@ -43,7 +43,7 @@ class EngineOptions:
     max_batch_size: int
     kv_cache_tokens: int | None
     num_threads: int | None
-    stepping: str = "auto"
+    stepping: str
 
     def __post_init__(self):
         self._choice("device", ("auto", "cpu", "cuda"))

@@ -20,7 +20,7 @@ class StaticStep:
     """
 
     def __init__(self, runner: Runner, decoding: DecodingConfig, link: HostLink, batch: int):
-        self._runner, self._link, self.batch = runner, link, batch
+        self._runner, self._link = runner, link
         self._mask_id = -1 if decoding.autoregressive else decoding.mask_token_id
         self._shift = decoding.token_shift
         slots, width = runner.state.tokens.shape

@@ -60,8 +60,6 @@ class GraphSteps(_Launches):
     """A launch is one step, a captured graph; it carries the clean rows always, since the host learns too
     late whether there are any."""
 
-    launch_steps = 1
-
     def __init__(self, step: StaticStep, runner: Runner, pool):
         super().__init__()
         self._graph, self._used = capture(step, runner, pool, commit=True)
@@ -77,13 +75,11 @@ class LoopSteps(_Launches):
     Raises RuntimeError where the driver or the toolkit knows no such loop.
     """
 
-    launch_steps = LAUNCH_STEPS
-
     def __init__(self, step: StaticStep, runner: Runner, pool, link: HostLink):
         super().__init__()
         with_commit, used = capture(step, runner, pool, commit=True)
         plain, more = capture(step, runner, pool, commit=False)
-        self._loop = DeviceLoop(with_commit, plain, link.control, self.launch_steps)
+        self._loop = DeviceLoop(with_commit, plain, link.control, LAUNCH_STEPS)
         self._used = used, more
 
     def launch(self):

@@ -95,7 +95,7 @@ def test_capture_runs_the_step_once_before():
 def test_graph_steps():
     step = Step()
     way = GraphSteps(step, Runner(), "pool")
-    assert step.log == [True, True] and way.launch_steps == 1 and way.pending() == 0
+    assert step.log == [True, True] and way.pending() == 0
     way.launch()
     way.launch()
     assert way.pending() == 2 and way._graph.log[-2:] == ["replayed"] * 2
@@ -124,7 +124,7 @@ def test_loop_steps(monkeypatch):
     assert step.log == [True, True, False, False]
     assert isinstance(made[0], Graph) and isinstance(made[1], Graph) and made[0] is not made[1]
     way.launch()
-    assert made[2:] == ["control", way.launch_steps, "launched"] and way.pending() == 1
+    assert made[2:] == ["control", stepping.LAUNCH_STEPS, "launched"] and way.pending() == 1
 
 
 def run_ahead(monkeypatch, name: str) -> RunAhead:
