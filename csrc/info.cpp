@@ -6,9 +6,12 @@
 
 extern "C" __attribute__((visibility("default"))) const char* edlm_build_info() {
   static const std::string info = std::string("{\"version\": \"" EDLM_VERSION "\", \"isa\": \"") +
-                                  edlm::cpu::kernels().isa + "\", \"compiled_isas\": \"" + edlm::cpu::compiled_isas() +
+                                  (edlm::cpu::why_no_kernels() ? "" : edlm::cpu::kernels().isa) + "\", \"compiled_isas\": \"" + edlm::cpu::compiled_isas() +
                                   "\", \"cuda\": " EDLM_CUDA_JSON
                                   ", \"cuda_architectures\": " EDLM_CUDA_ARCHITECTURES
                                   ", \"torch_target\": \"2.11\", \"compiler\": \"" __VERSION__ "\"}";
   return info.c_str();
 }
+
+// Why this library cannot compute here; null if it can.
+extern "C" __attribute__((visibility("default"))) const char* edlm_why_unusable() { return edlm::cpu::why_no_kernels(); }

@@ -31,9 +31,18 @@ _edlm = torch.ops.edlm
 def build_info() -> dict:
     """What the native library is: version, isa (in use), compiled_isas, cuda (whether it has CUDA kernels),
     cuda_architectures (as CMAKE_CUDA_ARCHITECTURES names them), torch_target, compiler."""
-    describe = ctypes.CDLL(str(_LIBRARY)).edlm_build_info
+    return json.loads(_library_says("edlm_build_info"))
+
+
+def _library_says(function: str) -> str | None:
+    describe = getattr(ctypes.CDLL(str(_LIBRARY)), function)
     describe.restype = ctypes.c_char_p
-    return json.loads(describe())
+    text = describe()
+    return None if text is None else text.decode()
+
+
+if _reason := _library_says("edlm_why_unusable"):
+    raise ValueError(_reason)
 
 
 def rms_norm(

@@ -32,13 +32,23 @@ bool has_avx512() {
 bool has_scalar() { return true; }
 #endif
 
-const Kernels& choose() {
+std::string forced_isa() {
   const char* forced = std::getenv("EDLM_ISA");
-  const std::string wanted = forced ? forced : "";
+  return forced ? forced : "";
+}
+
+// Null where the environment asks for kernels that cannot run here.
+const Kernels* choose() {
+  const std::string wanted = forced_isa();
 #define EDLM_TRY(isa) \
-  if ((wanted.empty() || wanted == #isa) && has_##isa()) return isa::table;
+  if ((wanted.empty() || wanted == #isa) && has_##isa()) return &isa::table;
   EDLM_EACH_ISA(EDLM_TRY)
-  throw std::runtime_error("EDLM_ISA=" + wanted + ": this machine or this build lacks it; built: " + compiled_isas());
+  return nullptr;
+}
+
+const Kernels* chosen() {
+  static const Kernels* const table = choose();
+  return table;
 }
 
 } // namespace
@@ -48,9 +58,20 @@ const char* compiled_isas() {
   return &(EDLM_EACH_ISA(EDLM_NAME))[1];
 }
 
+const char* why_no_kernels() {
+  if (chosen()) return nullptr;
+  static const std::string reason = [] {
+    const std::string wanted = forced_isa(), built = std::string(",") + compiled_isas() + ",";
+    const bool known = built.find("," + wanted + ",") != std::string::npos;
+    return "EDLM_ISA=" + wanted + (known ? ": this machine lacks it" : ": no such instruction set in this build") +
+           "; built: " + compiled_isas();
+  }();
+  return reason.c_str();
+}
+
 const Kernels& kernels() {
-  static const Kernels& chosen = choose();
-  return chosen;
+  if (!chosen()) throw std::runtime_error(why_no_kernels());
+  return *chosen();
 }
 
 } // namespace edlm::cpu

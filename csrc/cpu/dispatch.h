@@ -23,7 +23,11 @@ struct Kernels {
   double (*softmax_sum)(const float* z, std::int64_t count, float largest, float temperature);
 };
 
+// Throws std::runtime_error where why_no_kernels() gives a reason.
 const Kernels& kernels();
+
+// Why the instruction set that EDLM_ISA names cannot be used here; null if it can.
+const char* why_no_kernels();
 
 // Names of the instruction sets in this library, best first, separated by commas.
 const char* compiled_isas();
