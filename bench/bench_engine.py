@@ -12,8 +12,8 @@ import pytest
 from shapes import write_config
 
 from edlm_engine import Engine
-from edlm_engine.checkpoint import ASSETS
-from edlm_engine.metering import Meter
+from edlm_engine.checkpoints.folder import ASSETS
+from edlm_engine.tools.metering import Meter
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from edlm_engine import ops
-from edlm_engine.models.linear import OneDnnLinear, PackedLinear, QuantizedLinear, QuantizedRows
+from edlm_engine.models.linears import OneDnnLinear, PackedLinear, QuantizedLinear, QuantizedRows
 from edlm_engine.models.quantization import quantize_weight
 
 SHAPES = {"gate_up of 0.6B": (1024, 6144), "down of 0.6B": (3072, 1024), "gate_up of 1.7B": (2048, 12288)}

@@ -3,7 +3,7 @@ import torch
 from op_cases import StatsCase
 
 from edlm_engine import ops
-from edlm_engine.models.linear import QuantizedRows
+from edlm_engine.models.linears import QuantizedRows
 from edlm_engine.models.quantization import quantize_weight
 
 SAMPLING = {

@@ -1,7 +1,8 @@
 import pytest
 from op_cases import unmask_state
+from reference import ops as reference
 
-from edlm_engine import ops, reference
+from edlm_engine import ops
 
 
 @pytest.mark.parametrize("slots", [1, 32])

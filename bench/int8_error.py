@@ -21,7 +21,7 @@ from quick import sample  # noqa: E402
 from shapes import write_config  # noqa: E402
 
 from edlm_engine import Engine  # noqa: E402
-from edlm_engine.models.head import Head  # noqa: E402
+from edlm_engine.models.heads import Head  # noqa: E402
 
 COUNT, ROWS = 1000, 32
 THRESHOLDS = (None, 0.99, 0.95, 0.9)

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import save_file
 from shapes import SHAPES, write_config
 
-from edlm_engine.checkpoint import Checkpoint, DummyTensors
-from edlm_engine.quantize import quantize_checkpoint
+from edlm_engine.checkpoints.folder import Checkpoint, DummyTensors
+from edlm_engine.tools.quantize import quantize_checkpoint
 
 HERE = Path(__file__).resolve().parent
 CACHE_TOKENS, PROMPT = 1024, 512

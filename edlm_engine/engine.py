@@ -10,14 +10,15 @@ from contextlib import suppress
 from dataclasses import replace
 from operator import index
 
+from .assembly import open_engine
+from .core.scheduler import Request
+from .core.transcript import Transcript
 from .errors import CapacityError
-from .loading import EngineOptions, open_engine
+from .options import EngineOptions
 from .outputs import Chunk, Generation
 from .params import PARAM_NAMES, SamplingParams
 from .progress import track
-from .scheduler import Request
 from .settings import load_settings
-from .transcript import Transcript
 
 
 class Engine:

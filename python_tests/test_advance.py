@@ -1,8 +1,9 @@
 import pytest
 import torch
 from op_cases import ADVANCE_CASES, advance_state, ints
+from reference import ops as reference
 
-from edlm_engine import ops, reference
+from edlm_engine import ops
 
 
 def copy(arguments: dict) -> dict:

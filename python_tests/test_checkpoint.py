@@ -11,7 +11,7 @@ from checkpoints import MASK, config_dict, random_weights, write_ar_checkpoint, 
 from safetensors.torch import load_file, save_file
 
 from edlm_engine import CheckpointError, Engine
-from edlm_engine.checkpoint import Checkpoint, DummyTensors
+from edlm_engine.checkpoints.folder import Checkpoint, DummyTensors
 
 PROMPT = [5, 6, 7, 8, 9]
 MODEL = "model.safetensors"

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from checkpoints import MASK, config_dict, write_ar_checkpoint, write_checkpoint
 
-from edlm_engine import Engine, cli
-from edlm_engine.checkpoint import ASSETS, Checkpoint
+from edlm_engine import Engine
+from edlm_engine.checkpoints.folder import ASSETS, Checkpoint
+from edlm_engine.tools import cli
 
 PROMPT = "w3 w14 w15"
 OPTIONS = ("--dtype", "float32", "--max-new-tokens", "20")
@@ -91,8 +92,8 @@ def test_live_without_a_terminal_prints_every_step(edlm, expected):
 
 def test_live_prints_brackets_as_they_are(capsys):
     """Generated text is no markup."""
-    from edlm_engine.live import show_live
     from edlm_engine.outputs import Chunk, Generation
+    from edlm_engine.tools.live import show_live
 
     class Brackets:
         def piece(self, token_id):

@@ -9,7 +9,7 @@ import torch
 
 from edlm_engine.models import cublaslt
 from edlm_engine.models.cublaslt import MOST_ROWS, ProductTuner, agrees, fastest, open_products, searching
-from edlm_engine.models.linear import DenseLinear
+from edlm_engine.models.linears import DenseLinear
 
 RIGHT, REFUSED, WRONG, UNUSABLE = range(4)
 

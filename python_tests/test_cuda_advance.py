@@ -4,8 +4,7 @@ import pytest
 import torch
 from host_sim import HostSim
 from op_cases import ADVANCE_CASES, advance_state
-
-from edlm_engine import reference
+from reference import ops as reference
 
 READ_ONLY = {"end", "full_length", "stop_ids", "snapshot"}
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from host_sim import DTYPES, HostSim, close, poisoned
-
-from edlm_engine import reference
+from reference import ops as reference
 
 ABSURD_PAGE = 2147480000
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from host_sim import DTYPES, HostSim, SimulatorError, close, poisoned
 from op_cases import tensor
+from reference import ops as reference
 
-from edlm_engine import ops, packing, reference
+from edlm_engine import ops, packing
 from edlm_engine.models.quantization import quantize_weight
 
 CODES = DTYPES | {torch.uint8: 3, torch.float8_e4m3fn: 4}

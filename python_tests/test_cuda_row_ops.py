@@ -3,8 +3,7 @@
 import pytest
 import torch
 from host_sim import DTYPES, HostSim, SimulatorError, close, poisoned
-
-from edlm_engine import reference
+from reference import ops as reference
 
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 ABSURD_PAGE = 2147480000

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from host_sim import DTYPES, HostSim, poisoned
-
-from edlm_engine import reference
+from reference import ops as reference
 
 SLOTS = 4
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))

@@ -8,11 +8,12 @@ import pytest
 import torch
 from build_variants import build, package_with, run_with
 from checkpoints import config_dict, write_checkpoint
+from reference import ops as reference
 from test_device_engine import HEADS, PARAMS, PROMPTS
 
-from edlm_engine import Engine, loading, ops, reference
-from edlm_engine.checkpoint import bundled_models
-from edlm_engine.quantize import quantize_checkpoint
+from edlm_engine import Engine, assembly, ops
+from edlm_engine.checkpoints.folder import bundled_models
+from edlm_engine.tools.quantize import quantize_checkpoint
 
 HERE = Path(__file__).parent
 # torch's product of 16-bit matrices with a float32 result has no CPU kernel; this is what it means
@@ -20,14 +21,15 @@ PLUGIN = """
 import torch
 library = torch.library.Library("aten", "IMPL")
 library.impl("mm.dtype", lambda a, b, dtype: a.to(dtype) @ b.to(dtype), "CPU")
-from edlm_engine import loading, packing
+from edlm_engine import packing
+from edlm_engine import assembly
 packing.on_gpu = lambda device: True
-loading.choose_quantization = lambda asked, checkpoint, device: asked or checkpoint.quantization
+assembly.choose_quantization = lambda asked, checkpoint, device: asked or checkpoint.quantization
 """
 GENERATE = """
 import json, simulated_mm, sys
 from edlm_engine import Engine
-from edlm_engine.checkpoint import Checkpoint
+from edlm_engine.checkpoints.folder import Checkpoint
 from test_device_engine import PARAMS, PROMPTS
 mapped = Checkpoint.tensor
 Checkpoint.tensor = lambda *arguments: mapped(*arguments).clone()  # aligned, as after the way to a GPU
@@ -37,7 +39,8 @@ with Engine(sys.argv[1], device="cpu", dtype=sys.argv[2], **options) as engine:
 """
 MANY_ROWS = """
 import torch
-from edlm_engine import ops, reference
+from edlm_engine import ops
+from reference import ops as reference
 from op_cases import StatsCase, assert_close
 inputs = StatsCase(552, 16, 64, temperature=8.0).inputs(torch.float32)
 ids, stats = torch.zeros(552, 2, dtype=torch.int32), torch.zeros(552, 5)
@@ -48,7 +51,8 @@ assert_close(stats, want_stats, 1e-4, 1e-5)
 """
 MANY_QUANTISED_ROWS = """
 import simulated_mm, torch
-from edlm_engine import ops, reference
+from edlm_engine import ops
+from reference import ops as reference
 from edlm_engine.models.quantization import quantize_weight
 from op_cases import StatsCase, assert_close
 inputs = StatsCase(552, 16, 64, temperature=8.0).inputs(torch.float32)
@@ -194,9 +198,9 @@ def test_fp8_engine(simulated, tmp_path, monkeypatch, before):
     """The tokens of an engine that multiplies as the reference does."""
     folder = write_checkpoint(tmp_path / "model", config_dict(**HEADS))
     with monkeypatch.context() as patched:
-        patched.setattr(loading, "choose_quantization", lambda *_: "fp8")
-        patched.setattr("edlm_engine.models.linear.QuantizedLinear", Fp8Linear)
-        patched.setattr("edlm_engine.models.loading.QuantizedHead", Fp8Head)
+        patched.setattr(assembly, "choose_quantization", lambda *_: "fp8")
+        patched.setattr("edlm_engine.models.linears.QuantizedLinear", Fp8Linear)
+        patched.setattr("edlm_engine.models.weights.QuantizedHead", Fp8Head)
         with Engine(folder, device="cpu", dtype="float32") as engine:
             want = [[r.token_ids, r.commit_steps] for r in engine.generate(PROMPTS, PARAMS)]
     if before:

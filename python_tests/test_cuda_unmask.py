@@ -8,8 +8,7 @@ from host_sim import HostSim
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-
-from edlm_engine import reference
+from reference import ops as reference
 
 STATE = ["tokens", "confidence", "commit_step", "masked", "num_masked", "step", "status"]
 

@@ -5,9 +5,9 @@ import torch
 from checkpoints import config_dict, random_weights, write_checkpoint
 
 from edlm_engine import Engine, NumericalError, SamplingParams, ops
-from edlm_engine.checkpoint import bundled_models
-from edlm_engine.device_loop import why_unsupported
-from edlm_engine.quantize import quantize_checkpoint
+from edlm_engine.checkpoints.folder import bundled_models
+from edlm_engine.device_led.device_loop import why_unsupported
+from edlm_engine.tools.quantize import quantize_checkpoint
 
 HAS_CUDA = ops.build_info()["cuda"] and torch.cuda.is_available()
 no_cuda = pytest.mark.skipif(not HAS_CUDA, reason="needs a GPU and a build with CUDA kernels")

@@ -1,4 +1,4 @@
-"""edlm_engine.device_loop on a mock of the CUDA runtime, and on a GPU where there is one."""
+"""edlm_engine.device_led.device_loop on a mock of the CUDA runtime, and on a GPU where there is one."""
 
 import ctypes
 import subprocess
@@ -9,8 +9,8 @@ import torch
 from host_sim import WARNINGS
 from loop_mock import NEW, OLD, compiled, needs_headers
 
-from edlm_engine import device_loop
-from edlm_engine.device_loop import DeviceLoop
+from edlm_engine.device_led import device_loop
+from edlm_engine.device_led.device_loop import DeviceLoop
 
 KERNEL, HOST, ALLOCATION = 0, 3, 10  # cudaGraphNodeType
 

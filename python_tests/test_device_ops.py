@@ -14,8 +14,9 @@ from op_cases import (
     tensor,
     unmask_state,
 )
+from reference import ops as reference
 
-from edlm_engine import ops, packing, reference
+from edlm_engine import ops, packing
 from edlm_engine.models.quantization import DTYPES as DTYPES_OF_KIND
 from edlm_engine.models.quantization import quantize_weight
 

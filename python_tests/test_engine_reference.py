@@ -5,10 +5,10 @@ import random
 
 import pytest
 from checkpoints import MASK, TEXT_IDS, config_dict, write_ar_checkpoint, write_checkpoint
+from reference import generate as reference
 
 from edlm_engine import Engine, SamplingParams
-from edlm_engine import reference_generate as reference
-from edlm_engine.checkpoint import resolve
+from edlm_engine.checkpoints.folder import resolve
 
 SHAPES = ("qwen2", "qwen3")
 PREFILLS = ("block_causal", "bidirectional", "causal")
@@ -92,7 +92,7 @@ def test_batch_of_everything_equals_each_alone(folders):
 
 @pytest.mark.parametrize("prefill", ("block_causal", "causal"))
 def test_prompt_longer_than_one_forward(folders, prefill, monkeypatch):
-    monkeypatch.setattr("edlm_engine.loading.MAX_PROMPT_ROWS", 48)
+    monkeypatch.setattr("edlm_engine.assembly.MAX_PROMPT_ROWS", 48)
     model, prompt = reference.load(folders["qwen3"]), prompts(7)[6]
     params = SamplingParams(max_new_tokens=20, threshold=0.5)
     with Engine(folders["qwen3"], dtype="float32", prefill=prefill) as engine:

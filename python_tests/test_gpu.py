@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from edlm_engine import gpu, loading, ops
-from edlm_engine.models.config import ModelConfig
+from edlm_engine import ops, options
+from edlm_engine.config import ModelConfig
+from edlm_engine.core import memory
+from edlm_engine.hardware import gpu
 
 BUILD = {"cuda": True, "cuda_architectures": ["80-real", "90a-real", "100"]}
 QWEN3_4B = ModelConfig(
@@ -108,44 +110,44 @@ def test_fp8_is_refused_before_anything_is_loaded(monkeypatch, capability, messa
     checkpoint = SimpleNamespace(quantization=None, folder=Path("somewhere"))
     if message:
         with pytest.raises(ValueError, match=f"quantization='fp8': .*{message}"):
-            loading.choose_quantization("fp8", checkpoint, "cuda")
+            options.choose_quantization("fp8", checkpoint, "cuda")
     else:
-        assert loading.choose_quantization("fp8", checkpoint, "cuda") == "fp8"
-    assert loading.choose_quantization("int8", checkpoint, "cuda") == "int8"
+        assert options.choose_quantization("fp8", checkpoint, "cuda") == "fp8"
+    assert options.choose_quantization("int8", checkpoint, "cuda") == "int8"
 
 
 def test_auto_takes_the_cpu_for_a_model_without_kernels(monkeypatch):
     pretend(monkeypatch)
     monkeypatch.setattr(ops, "build_info", lambda: BUILD)
-    assert loading.choose_device("auto", QWEN3_4B) == loading.choose_device("cuda", QWEN3_4B) == "cuda"
-    assert loading.choose_device("auto", replace(QWEN3_4B, head_dim=96)) == "cpu"
+    assert options.choose_device("auto", QWEN3_4B) == options.choose_device("cuda", QWEN3_4B) == "cuda"
+    assert options.choose_device("auto", replace(QWEN3_4B, head_dim=96)) == "cpu"
     with pytest.raises(ValueError, match=r"device='cuda': the model's head size is 96, .*; use device='cpu'"):
-        loading.choose_device("cuda", replace(QWEN3_4B, head_dim=96))
+        options.choose_device("cuda", replace(QWEN3_4B, head_dim=96))
 
 
 def test_dtypes():
-    assert loading.choose_dtype("auto", "cuda") == "bfloat16"
-    assert loading.choose_dtype("float16", "cuda") == "float16"
+    assert options.choose_dtype("auto", "cuda") == "bfloat16"
+    assert options.choose_dtype("float16", "cuda") == "float16"
     with pytest.raises(ValueError, match="dtype='float16': the CPU has no kernels for it"):
-        loading.choose_dtype("float16", "cpu")
+        options.choose_dtype("float16", "cpu")
 
 
 def test_weights():
-    gpu.check_weights_fit(QWEN3_4B, torch.bfloat16, 8 * GIB)
-    gpu.check_weights_fit(QWEN3_4B, torch.bfloat16, 5 * GIB, quantized=True)
+    memory.check_weights_fit(QWEN3_4B, torch.bfloat16, 8 * GIB)
+    memory.check_weights_fit(QWEN3_4B, torch.bfloat16, 5 * GIB, quantized=True)
     with pytest.raises(torch.OutOfMemoryError, match=r"need 4.5 GiB on the GPU, 4.0 GiB are free"):
-        gpu.check_weights_fit(QWEN3_4B, torch.bfloat16, 4 * GIB, quantized=True)
+        memory.check_weights_fit(QWEN3_4B, torch.bfloat16, 4 * GIB, quantized=True)
     with pytest.raises(torch.OutOfMemoryError, match=r"need 7.5 GiB on the GPU, 7.0 GiB are free"):
-        gpu.check_weights_fit(QWEN3_4B, torch.bfloat16, 7 * GIB)
+        memory.check_weights_fit(QWEN3_4B, torch.bfloat16, 7 * GIB)
 
 
 @pytest.mark.parametrize("exactly", [True, False])
 def test_cache_that_fits(exactly):
-    assert gpu.cache_tokens(QWEN3_4B, torch.bfloat16, 4096, exactly, GIB) == 4096
+    assert memory.cache_tokens_on_gpu(QWEN3_4B, torch.bfloat16, 4096, exactly, GIB) == 4096
 
 
 def test_cache_takes_what_there_is():
-    tokens = gpu.cache_tokens(QWEN3_4B, torch.bfloat16, 100_000, False, GIB)
+    tokens = memory.cache_tokens_on_gpu(QWEN3_4B, torch.bfloat16, 100_000, False, GIB)
     assert tokens % 64 == 0
     assert 0.75 * GIB < tokens * 147456 <= 0.8 * GIB
 
@@ -154,9 +156,9 @@ def test_cache_that_does_not_fit():
     with pytest.raises(
         torch.OutOfMemoryError, match=r"kv_cache_tokens=100000 needs 13.7 GiB .* room for 5824"
     ):
-        gpu.cache_tokens(QWEN3_4B, torch.bfloat16, 100_000, True, GIB)
+        memory.cache_tokens_on_gpu(QWEN3_4B, torch.bfloat16, 100_000, True, GIB)
     with pytest.raises(torch.OutOfMemoryError, match="a cache of 4096 needs"):
-        gpu.cache_tokens(QWEN3_4B, torch.bfloat16, 4096, False, 2**20)
+        memory.cache_tokens_on_gpu(QWEN3_4B, torch.bfloat16, 4096, False, 2**20)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,5 @@ def test_cache_that_does_not_fit():
 def test_cache_of_an_engine_on_a_gpu(monkeypatch, asked, free, tokens):
     """By default room for 16 sequences of 4096 positions, as far as the GPU's memory goes."""
     monkeypatch.setattr(gpu, "free_memory", lambda device: free * GIB)
-    options = SimpleNamespace(kv_cache_tokens=asked, max_batch_size=16)
     device = torch.device("cuda", 1)
-    assert loading.cache_tokens(QWEN3_4B, options, torch.bfloat16, device) == tokens
+    assert memory.cache_tokens(QWEN3_4B, 16, asked, torch.bfloat16, device) == tokens

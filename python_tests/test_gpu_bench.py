@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edlm_engine.checkpoint import Checkpoint
+from edlm_engine.checkpoints.folder import Checkpoint
 
 FOLDER = Path(__file__).parents[1] / "bench" / "gpu"
 

@@ -6,8 +6,8 @@ from checkpoints import config_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edlm_engine.kv_cache import PAGE_LENGTH, PagedKVCache, pages_for
 from edlm_engine.models.families import read_config
+from edlm_engine.steps.kv_cache import PAGE_LENGTH, PagedKVCache, pages_for
 
 CONFIG = read_config(config_dict(num_hidden_layers=1), "config.json")[0]
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edlm_engine import SamplingParams
-from edlm_engine.decoding.block_state import BlockState
-from edlm_engine.forward import QueryBlock
-from edlm_engine.layout import ForwardBuilder, add_active_block, prompt_blocks
+from edlm_engine.steps.block_state import BlockState
+from edlm_engine.steps.inputs import QueryBlock
+from edlm_engine.steps.layout import ForwardBuilder, add_active_block, prompt_blocks
 
 MASK = 99
 

@@ -3,9 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_cases import StatsCase, assert_close, tensor
+from reference import ops as reference
 
-from edlm_engine import ops, reference
-from edlm_engine.models import linear as layers
+from edlm_engine import ops
+from edlm_engine.models import linears as layers
 from edlm_engine.models.quantization import concatenate, quantize_weight
 
 # rows, inputs, outputs: partial panels, every height of a tile, several depths, several groups of rows

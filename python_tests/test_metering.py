@@ -1,4 +1,4 @@
-"""edlm_engine.metering: the same counts whoever leads the steps, and times that add up."""
+"""edlm_engine.tools.metering: the same counts whoever leads the steps, and times that add up."""
 
 import gc
 import threading
@@ -10,7 +10,7 @@ from checkpoints import config_dict, write_checkpoint
 from engine_tools import slow_down
 
 from edlm_engine import Engine
-from edlm_engine.metering import CpuTime, Meter
+from edlm_engine.tools.metering import CpuTime, Meter
 
 PROMPTS = [[5, 9, 2, 77], list(range(1, 40))]
 PARAMS = {"max_new_tokens": 40, "threshold": None, "steps_per_block": 4, "ignore_eos": True}

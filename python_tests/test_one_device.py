@@ -7,13 +7,13 @@ from checkpoints import config_dict, write_checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from edlm_engine.checkpoint import Checkpoint, DummyTensors
-from edlm_engine.decoding import block_state
-from edlm_engine.forward import QueryBlock
-from edlm_engine.kv_cache import PagedKVCache
-from edlm_engine.layout import ForwardBuilder
-from edlm_engine.models.loading import load_transformer
-from edlm_engine.runner import Runner
+from edlm_engine.checkpoints.folder import Checkpoint, DummyTensors
+from edlm_engine.core.runner import Runner
+from edlm_engine.models.weights import load_transformer
+from edlm_engine.steps import block_state
+from edlm_engine.steps.inputs import QueryBlock
+from edlm_engine.steps.kv_cache import PagedKVCache
+from edlm_engine.steps.layout import ForwardBuilder
 
 ELSEWHERE = torch.device("meta")
 MOVES = ("_to_copy", "copy_", "_copy_from")

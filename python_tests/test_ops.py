@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from op_cases import ATTENTION_CASES, STATS_CASES, Cache, QkvCase, StatsCase, tensor, unmask_state
+from reference import ops as reference
 
-from edlm_engine import ops, reference
+from edlm_engine import ops
 from edlm_engine.models.quantization import quantize_weight
 
 HERE = Path(__file__).parent
@@ -95,7 +96,9 @@ def test_every_instruction_set(isa):
 def test_unknown_instruction_set():
     result = python("avx9", "-c", "import edlm_engine.ops")
     built = ops.build_info()["compiled_isas"]
-    assert f"ValueError: EDLM_ISA=avx9: no such instruction set in this build; built: {built}" in result.stderr
+    assert (
+        f"ValueError: EDLM_ISA=avx9: no such instruction set in this build; built: {built}" in result.stderr
+    )
     assert result.returncode == 1  # an error like any other, no abort
 
 

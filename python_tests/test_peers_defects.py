@@ -7,8 +7,8 @@ import torch
 from checkpoints import EOS, MASK, config_dict, random_weights, write_checkpoint
 
 from edlm_engine import Engine, SamplingParams, ops
-from edlm_engine.decoding.block_state import BlockState
-from edlm_engine.decoding.confidence import commit_confident
+from edlm_engine.steps.block_state import BlockState
+from edlm_engine.steps.confidence import commit_confident
 
 PROMPT = [3, 14, 15, 92, 65]
 

@@ -1,10 +1,10 @@
-"""edlm_engine.profiling on made-up profiles, and on a real one where nothing runs on a GPU."""
+"""edlm_engine.tools.profiling on made-up profiles, and on a real one where nothing runs on a GPU."""
 
 import pytest
 from checkpoints import config_dict, write_checkpoint
 
 from edlm_engine import Engine
-from edlm_engine.profiling import _MARK, Activity, gpu_activity, summary
+from edlm_engine.tools.profiling import _MARK, Activity, gpu_activity, summary
 
 
 def host(name, begin, length=1.0):

@@ -1,8 +1,9 @@
 import pytest
 import torch
 from op_cases import QKV_CASES, assert_close, ints
+from reference import ops as reference
 
-from edlm_engine import ops, reference
+from edlm_engine import ops
 
 # fp32: sums of up to 256 terms in another order; bf16: an ulp where the rounding of either side falls apart.
 TOLERANCE = {torch.float32: (1e-5, 1e-5), torch.bfloat16: (2**-7, 1e-5)}

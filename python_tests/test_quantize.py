@@ -10,8 +10,8 @@ from op_cases import assert_close
 from safetensors.torch import load_file, save_file
 
 from edlm_engine import CheckpointError, Engine
-from edlm_engine.checkpoint import ASSETS
-from edlm_engine.quantize import quantize_checkpoint
+from edlm_engine.checkpoints.folder import ASSETS
+from edlm_engine.tools.quantize import quantize_checkpoint
 
 PROMPT = [3, 14, 15, 92, 65]
 PARAMS = {"max_new_tokens": 40, "threshold": 0.6, "ignore_eos": True}

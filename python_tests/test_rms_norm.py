@@ -1,8 +1,9 @@
 import pytest
 import torch
 from op_cases import ROW_SHAPES, assert_close, tensor
+from reference import ops as reference
 
-from edlm_engine import ops, reference
+from edlm_engine import ops
 
 TOLERANCE = {torch.float32: (1e-6, 1e-6), torch.bfloat16: (2**-8, 1e-6)}  # bf16: half an ulp of the result
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edlm_engine import NumericalError, SamplingParams
-from edlm_engine.decoding.block_state import BlockState
-from edlm_engine.kv_cache import PAGE_LENGTH, PagedKVCache
-from edlm_engine.models.config import DecodingConfig
+from edlm_engine.config import DecodingConfig
+from edlm_engine.core.scheduler import Request, Scheduler
+from edlm_engine.core.transcript import Transcript
 from edlm_engine.models.families import read_config
-from edlm_engine.scheduler import Request, Scheduler
-from edlm_engine.transcript import Transcript
+from edlm_engine.steps.block_state import BlockState
+from edlm_engine.steps.kv_cache import PAGE_LENGTH, PagedKVCache
 
 CONFIG = read_config(config_dict(num_hidden_layers=1), "config.json")[0]
 EOS, MASK = 126, 127

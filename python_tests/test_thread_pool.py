@@ -10,7 +10,8 @@ import pytest
 import torch
 from op_cases import tensor
 
-from edlm_engine import Engine, machine, ops
+from edlm_engine import Engine, ops
+from edlm_engine.hardware import machine
 
 X, WEIGHT = tensor((16, 512), torch.float32, 0), ops.pack_weight(tensor((2000, 512), torch.float32, 1))
 
@@ -133,7 +134,7 @@ class NewStorages(torch.utils._python_dispatch.TorchDispatchMode):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_step_allocates_no_tensor(quantization, dtype, monkeypatch):
     """Once the buffers have their size: prompt, first step and 30 more, of three sequences."""
-    monkeypatch.setattr("edlm_engine.models.linear.has_amx", lambda: False)
+    monkeypatch.setattr("edlm_engine.models.linears.has_amx", lambda: False)
     with Engine("edlm-tiny", quantization=quantization, dtype=dtype) as engine:
         params = {"max_new_tokens": 32, "threshold": None, "ignore_eos": True}
         prompts = ["Q: 1 + 2 = ?\nA: ", "Q: Sort", "Q: Sort [1, 2]"]

@@ -13,7 +13,7 @@ from checkpoints import config_dict, write_checkpoint
 from engine_tools import assert_dropped, eventually, idle, running_request, slow_down
 
 from edlm_engine import Engine, EngineClosedError, SamplingParams
-from edlm_engine.runner import Runner
+from edlm_engine.core.runner import Runner
 
 PROMPT = [3, 14, 15, 92, 65]
 PROMPTS = [[(7 * i + j) % 119 + 1 for j in range(3 + 9 * i)] for i in range(8)]

@@ -5,7 +5,7 @@ import torch
 from op_cases import assert_close, tensor
 
 from edlm_engine import packing
-from edlm_engine.models import linear as layers
+from edlm_engine.models import linears as layers
 from edlm_engine.models.timing import ROWS, packed_wins
 
 

@@ -7,7 +7,7 @@ import tokenizers
 from checkpoints import EOS, MASK, config_dict, write_checkpoint, write_tokenizer
 
 from edlm_engine import CheckpointError, Engine
-from edlm_engine.tokenizer import load_chat_template, load_tokenizer
+from edlm_engine.checkpoints.tokenizer import load_chat_template, load_tokenizer
 
 MESSAGES = [{"role": "user", "content": "w5 <b>"}]
 TEMPLATE = (

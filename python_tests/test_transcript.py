@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edlm_engine import SamplingParams
-from edlm_engine.transcript import Transcript
+from edlm_engine.core.transcript import Transcript
 
 EOS = 0
 

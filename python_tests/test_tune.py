@@ -9,10 +9,10 @@ from checkpoints import config_dict, write_ar_checkpoint, write_checkpoint
 from rich.console import Console
 
 from edlm_engine import Engine, SamplingParams
-from edlm_engine.cli import app
-from edlm_engine.metering import step_times
 from edlm_engine.settings import load_settings, save_settings
-from edlm_engine.tune import agreement, block_lengths, read_prompts, steps_of, tune
+from edlm_engine.tools.cli import app
+from edlm_engine.tools.metering import step_times
+from edlm_engine.tools.tune import agreement, block_lengths, read_prompts, steps_of, tune
 
 PROMPTS = ["w3 w14 w15", "w92 w65"]
 
@@ -24,8 +24,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("edlm_engine.tune.ENOUGH_S", 0.0)
-    monkeypatch.setattr("edlm_engine.tune.step_times", lambda *a: step_times(*a, seconds=0.0, at_least=1))
+    monkeypatch.setattr("edlm_engine.tools.tune.ENOUGH_S", 0.0)
+    monkeypatch.setattr(
+        "edlm_engine.tools.tune.step_times", lambda *a: step_times(*a, seconds=0.0, at_least=1)
+    )
 
 
 def edlm(*arguments) -> int:
@@ -190,7 +192,7 @@ def test_prompt_files(folder, tmp_path):
 @pytest.mark.parametrize("stepping", ["eager", "static"])
 def test_bench_command(folder, tmp_path, monkeypatch, capsys, stepping):
     monkeypatch.setattr(
-        "edlm_engine.bench_report.step_times", lambda *a: step_times(*a, seconds=0.0, at_least=1)
+        "edlm_engine.tools.bench_report.step_times", lambda *a: step_times(*a, seconds=0.0, at_least=1)
     )
     file = tmp_path / "bench.json"
     arguments = ("--prefix", 9, "--steps", 3, "--max-new-tokens", 24, "--stepping", stepping, "--json", file)
@@ -209,13 +211,13 @@ def test_bench_command(folder, tmp_path, monkeypatch, capsys, stepping):
         Engine(write_ar_checkpoint(tmp_path / "base")) as engine,
         pytest.raises(ValueError, match="autoregres"),
     ):
-        from edlm_engine.bench_report import measure
+        from edlm_engine.tools.bench_report import measure
 
         measure(engine, 3, 2, 4)
 
 
 def test_bench_shows_the_figures_that_there_are():
-    from edlm_engine.bench_report import print_tables
+    from edlm_engine.tools.bench_report import print_tables
 
     figures = {
         "ms_per_step": 4.5,

@@ -12,7 +12,7 @@ from cases import steps_per_block, way, write_config
 from timing import answer
 
 from edlm_engine import Engine
-from edlm_engine.metering import step_times
+from edlm_engine.tools.metering import step_times
 
 
 def open_engine(job: dict, architecture: str = "EfficientDLM", **options) -> Engine:

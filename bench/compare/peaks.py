@@ -11,7 +11,7 @@ from cases import SIZES
 from timing import answer, median_ms
 
 from edlm_engine import ops
-from edlm_engine.models.linear import PackedLinear, QuantizedLinear, QuantizedRows
+from edlm_engine.models.linears import PackedLinear, QuantizedLinear, QuantizedRows
 from edlm_engine.models.quantization import quantize_weight
 
 MANY = 1024  # rows and columns of the products that show the peak

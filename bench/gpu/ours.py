@@ -11,11 +11,11 @@ from paper import PaperModel
 from stopwatch import Stopwatch
 
 from edlm_engine import Engine, SamplingParams
-from edlm_engine.ahead import RunAhead
-from edlm_engine.forward import ForwardInputs
-from edlm_engine.layout import ForwardBuilder, add_active_block
-from edlm_engine.metering import Meter
-from edlm_engine.profiling import gpu_activity
+from edlm_engine.device_led.run_ahead import RunAhead
+from edlm_engine.steps.inputs import ForwardInputs
+from edlm_engine.steps.layout import ForwardBuilder, add_active_block
+from edlm_engine.tools.metering import Meter
+from edlm_engine.tools.profiling import gpu_activity
 
 PROFILED_BLOCKS = 4
 

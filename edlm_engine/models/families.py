@@ -6,8 +6,8 @@ its siblings say `encoder.*` and `diffusion_head`.
 
 from dataclasses import dataclass
 
+from ..config import DecodingConfig, ModelConfig
 from ..errors import CheckpointError
-from .config import DecodingConfig, ModelConfig
 
 PREFILLS = ("block_causal", "bidirectional", "causal")
 DEFAULT_BLOCK_LENGTH = 32  # the paper's evaluation block of the 4B and 8B models (App. A)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from .. import ops
-from ..forward import ForwardInputs
-from ..kv_cache import PagedKVCache
-from .config import ModelConfig
+from ..config import ModelConfig
+from ..steps.inputs import ForwardInputs
+from ..steps.kv_cache import PagedKVCache
 from .cublaslt import ProductTuner
-from .head import Head, QuantizedHead
-from .linear import Linear
+from .heads import Head, QuantizedHead
+from .linears import Linear
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 
 from edlm_engine import Engine
-from edlm_engine.checkpoint import resolve
+from edlm_engine.checkpoints.folder import resolve
 
 HERE = Path(__file__).parent
 SURENESS = LinearSegmentedColormap.from_list("sureness", ["#f4a582", "#fde6a8", "#a6dba0", "#5aae61"])

@@ -1,0 +1,86 @@
+"""From a model's name and the engine's options to everything an Engine is made of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .checkpoints.folder import Checkpoint, DummyTensors, resolve
+from .checkpoints.tokenizer import ChatTemplate, Tokenizer, load_chat_template, load_tokenizer
+from .config import DecodingConfig, ModelConfig
+from .core.memory import cache_tokens, check_weights_fit
+from .core.runner import Runner
+from .core.scheduler import Scheduler
+from .core.stepping_thread import SteppingThread
+from .device_led.run_ahead import RunAhead
+from .hardware import gpu
+from .models.weights import load_transformer
+from .options import (
+    DTYPES,
+    EngineOptions,
+    choose_decoding,
+    choose_device,
+    choose_dtype,
+    choose_quantization,
+    choose_stepping,
+)
+from .progress import progress_bar
+from .steps.block_state import BlockState
+from .steps.kv_cache import PagedKVCache
+
+MAX_PROMPT_ROWS = 4096  # prompt rows of one forward: bounds its activations
+
+
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    """What open_engine() puts together."""
+
+    path: Path
+    config: ModelConfig
+    decoding: DecodingConfig
+    device: str
+    dtype: str
+    quantization: str | None
+    kv_cache_tokens: int
+    tokenizer: Tokenizer | None
+    chat_template: ChatTemplate | None
+    loop: SteppingThread
+
+
+def open_engine(model, options: EngineOptions) -> EngineParts:
+    """Load a checkpoint and put an engine together around it."""
+    path = resolve(model)
+    dummy = options.load_format == "dummy"
+    checkpoint = Checkpoint(path, with_tensors=not dummy)
+    config = checkpoint.model
+    decoding = choose_decoding(checkpoint, options)
+    device = choose_device(options.device, config)
+    dtype = choose_dtype(options.dtype, device)
+    quantization = choose_quantization(options.quantization, checkpoint, device)
+    stepping = choose_stepping(options.stepping, device, options.fused_commit)
+    where = torch.device(device)
+    if device == "cuda":  # by its index: the stepping thread's current GPU may be another one
+        where = torch.device(device, torch.cuda.current_device())
+        check_weights_fit(config, DTYPES[dtype], gpu.free_memory(where), bool(quantization))
+    tokenizer = load_tokenizer(path)
+    rows = max(MAX_PROMPT_ROWS, decoding.block_length)
+    with progress_bar(f"loading {path.name}", config.num_layers) as advance:
+        tensors = DummyTensors(device=where) if dummy else checkpoint
+        transformer = load_transformer(
+            config, tensors, checkpoint.names, DTYPES[dtype], where, advance,
+            quantization=quantization, stored=bool(checkpoint.quantization) and not dummy,
+            rows=rows if device == "cuda" else 0,
+        )  # fmt: skip
+    checkpoint.close()
+    slots = options.max_batch_size
+    tokens = cache_tokens(config, slots, options.kv_cache_tokens, DTYPES[dtype], where)
+    cache = PagedKVCache(config, tokens, slots, DTYPES[dtype], where)
+    apart = stepping != "eager"  # the host's side shows a step that is past
+    state = BlockState(slots, decoding.block_length, decoding.mask_token_id, where, apart)
+    scheduler = Scheduler(cache, state, decoding, fused_commit=options.fused_commit, max_rows=rows)
+    runner = Runner(transformer, cache, state)
+    ahead = None if stepping == "eager" else RunAhead(stepping, scheduler, runner, decoding)
+    loop = SteppingThread(scheduler, runner, options.num_threads, ahead)
+    return EngineParts(
+        path, config, decoding, device, dtype, quantization, tokens, tokenizer, load_chat_template(path), loop
+    )

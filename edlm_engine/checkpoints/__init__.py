@@ -1,0 +1,1 @@
+"""Checkpoint folders: config files, safetensors, tokenizers and chat templates."""

@@ -1,0 +1,1 @@
+"""The stepping thread, the scheduler, requests and what becomes of them."""

@@ -1,1 +1,0 @@
-"""What happens between two forwards: block state and the policy that commits tokens into it."""

@@ -1,0 +1,137 @@
+"""What an engine may be asked to be, and what it becomes where the choice is left to it."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from . import ops
+from .checkpoints.folder import Checkpoint
+from .config import DecodingConfig, ModelConfig
+from .device_led.device_loop import why_unsupported
+from .errors import CheckpointError
+from .hardware import gpu
+from .models.families import PREFILLS
+
+STEPPINGS = ("eager", "static", "graph", "device")
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """The keyword arguments of Engine; see there. Raises ValueError naming the one that is wrong."""
+
+    device: str
+    dtype: str
+    load_format: str
+    quantization: str | None
+    block_length: int | None
+    mask_token_id: int | None
+    prefill: str | None
+    fused_commit: bool
+    max_batch_size: int
+    kv_cache_tokens: int | None
+    num_threads: int | None
+    stepping: str
+
+    def __post_init__(self):
+        self._choice("device", ("auto", "cpu", "cuda"))
+        self._choice("dtype", ("auto", *DTYPES))
+        self._choice("load_format", ("auto", "dummy"))
+        self._choice("stepping", ("auto", *STEPPINGS))
+        if self.prefill is not None:
+            self._choice("prefill", PREFILLS)
+        if self.quantization is not None:
+            self._choice("quantization", ("int8", "fp8"))
+        for name in ("block_length", "max_batch_size", "kv_cache_tokens", "num_threads"):
+            value = getattr(self, name)
+            optional = name != "max_batch_size"
+            if value is None and optional:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a positive integer{' or None' * optional}, got {value!r}")
+
+    def _choice(self, name: str, known: tuple[str, ...]):
+        value = getattr(self, name)
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def choose_device(device: str, config: ModelConfig | None = None) -> str:
+    """ "cpu" or "cuda"; "auto" takes a GPU if there is one and the build has kernels for it and the model."""
+    if device == "cpu":
+        return "cpu"
+    reason = gpu.why_unusable(ops.build_info(), config)
+    if device == "cuda" and reason:
+        raise ValueError(f"device='cuda': {reason}; use device='cpu'")
+    return "cpu" if reason else "cuda"
+
+
+def choose_stepping(stepping: str, device: str, fused_commit: bool) -> str:
+    """ "auto": on a GPU the loop there, or where it knows none a graph per step; eager on the CPU, and where
+    commits are not fused."""
+    if stepping in ("graph", "device") and device == "cpu":
+        raise ValueError(f"stepping={stepping!r} needs a GPU; use 'eager' or 'static'")
+    if stepping not in ("auto", "eager") and not fused_commit:
+        raise ValueError(f"stepping={stepping!r} fuses commits; use 'eager' with fused_commit=False")
+    if stepping == "device" and (reason := why_unsupported()):
+        raise ValueError(f"stepping='device': {reason}; use 'graph'")
+    if stepping != "auto":
+        return stepping
+    if device == "cpu" or not fused_commit:
+        return "eager"
+    return "graph" if why_unsupported() else "device"
+
+
+def choose_dtype(dtype: str, device: str) -> str:
+    """ "auto": bfloat16 on a GPU and where oneDNN has native kernels for it, else float32."""
+    if dtype == "float16" and device == "cpu":
+        raise ValueError("dtype='float16': the CPU has no kernels for it; use 'bfloat16' or 'float32'")
+    if dtype != "auto":
+        return dtype
+    native = device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return "bfloat16" if native else "float32"
+
+
+def choose_quantization(asked: str | None, checkpoint: Checkpoint, device: str) -> str | None:
+    """What is asked for, or what the checkpoint has. Raises ValueError where the two differ, and where fp8
+    does not run."""
+    stored = checkpoint.quantization
+    if asked and stored and asked != stored:
+        raise ValueError(
+            f"quantization={asked!r}: the matrices of {checkpoint.folder} are {stored} already; leave it "
+            f"out, or quantise the original with `edlm quantize --type {asked}`"
+        )
+    quantization = asked or stored
+    if quantization != "fp8":
+        return quantization
+    reason = "the CPU has no kernels for it"
+    if device == "cuda":
+        capability = torch.cuda.get_device_capability()
+        reason = gpu.why_no_fp8(ops.build_info()["cuda_architectures"], capability)
+    if reason and stored:
+        raise ValueError(
+            f"{checkpoint.folder / 'config.json'}: the matrices are fp8: {reason}; quantise the original "
+            "with `edlm quantize --type int8`"
+        )
+    if reason:
+        raise ValueError(f"quantization='fp8': {reason}; use quantization='int8'")
+    return quantization
+
+
+def choose_decoding(checkpoint: Checkpoint, options: EngineOptions) -> DecodingConfig:
+    """The checkpoint's decoding with the options' overrides."""
+    decoding, config = checkpoint.decoding, checkpoint.model
+    decoding = replace(decoding, prefill=options.prefill or decoding.prefill)
+    if decoding.autoregressive:
+        given = [n for n in ("block_length", "mask_token_id", "prefill") if getattr(options, n) is not None]
+        if given:
+            raise ValueError(f"{given[0]}: {checkpoint.folder} is an autoregressive checkpoint and has none")
+        return decoding
+    mask = decoding.mask_token_id if options.mask_token_id is None else options.mask_token_id
+    where = f"{checkpoint.folder / 'config.json'}: "
+    if mask is None:
+        raise CheckpointError(where + "key 'mask_token_id' is missing; give Engine(..., mask_token_id=ID)")
+    if not isinstance(mask, int) or isinstance(mask, bool) or not 0 <= mask < config.vocab_size:
+        vocabulary = f"[0, {config.vocab_size})"
+        raise CheckpointError(f"{where}mask_token_id {mask!r} is outside the vocabulary {vocabulary}")
+    return replace(decoding, mask_token_id=mask, block_length=options.block_length or decoding.block_length)

@@ -1,0 +1,238 @@
+"""The command line: edlm generate, demo, convert, quantize, tune, bench, info."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+app = typer.Typer(
+    help="Block-diffusion language models of the Efficient-DLM kind.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Folder, bundled name or hub id.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DtypeOption = Annotated[str, typer.Option(help="auto, bfloat16, float32, or on a GPU float16.")]
+BlockOption = Annotated[int | None, typer.Option(help="Block length; default: the checkpoint's.")]
+MaskOption = Annotated[int | None, typer.Option(help="Mask token id, if the checkpoint does not say.")]
+QuantizationOption = Annotated[str | None, typer.Option(help="int8, or on a GPU fp8.")]
+SteppingOption = Annotated[str, typer.Option(help="auto, eager, static, graph or device.")]
+PrefillOption = Annotated[str | None, typer.Option(help="block_causal, bidirectional or causal.")]
+DelayOption = Annotated[float, typer.Option(min=0.0, help="Seconds to show each denoising step.")]
+
+
+def summary(result) -> str:
+    """One line on what a request took."""
+    rate = len(result.token_ids) / result.seconds
+    return (
+        f"{len(result.token_ids)} tokens in {result.nfe} forwards "
+        f"({result.tokens_per_forward:.2f} tokens per forward), {result.seconds:.2f} s, "
+        f"{rate:.0f} tokens/s, finished by {result.finish_reason}"
+    )
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The prompt; '-' reads standard input.")],
+    model: ModelOption = "edlm-tiny",
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 128,
+    threshold: Annotated[
+        float | None, typer.Option(help="Commit at this confidence (default 0.9); 0: fixed schedule.")
+    ] = None,
+    steps_per_block: Annotated[int | None, typer.Option(help="Denoising steps per block.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="0: off.")] = 0,
+    top_p: Annotated[float, typer.Option(help="1: off.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt through the chat template.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Show the masks turning into tokens.")] = False,
+    delay: DelayOption = 0.1,
+    block_length: BlockOption = None,
+    mask_token_id: MaskOption = None,
+    prefill: PrefillOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = None,
+    settings: Annotated[Path | None, typer.Option(help="Defaults that edlm tune found.")] = None,
+):
+    """Complete a prompt."""
+    from .. import Engine
+    from .live import show_live
+
+    params = {
+        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
+        "seed": seed, "stop": tuple(stop or ()),
+    }  # fmt: skip
+    if threshold is not None:
+        params["threshold"] = threshold or None
+    if steps_per_block is not None:
+        params["steps_per_block"] = steps_per_block
+    prompt = sys.stdin.read() if prompt == "-" else prompt
+    options = {"device": device, "dtype": dtype, "prefill": prefill, "quantization": quantization}
+    options |= {"settings": settings, "block_length": block_length, "mask_token_id": mask_token_id}
+    with Engine(model, **options) as engine:
+        if chat:
+            prompt = engine.chat_prompt([{"role": "user", "content": prompt}])
+        if live:
+            result = show_live(prompt, engine.stream(prompt, **params), engine.tokenizer, delay)
+        else:
+            result = engine.generate(prompt, **params)
+            print(result.text)
+    Console(stderr=True, highlight=False).print(summary(result), style="dim", soft_wrap=True)
+
+
+@app.command()
+def demo(
+    model: ModelOption = "edlm-tiny",
+    delay: DelayOption = 0.25,
+):
+    """Watch the bundled model solve its example problems, block by block."""
+    from .. import Engine
+    from ..checkpoints.folder import read_json, resolve
+    from .live import show_live
+
+    console = Console(highlight=False)
+    examples = read_json(resolve(model) / "examples.json", list)
+    with Engine(model) as engine:
+        for example in examples:
+            console.rule(escape(example["task"]))
+            chunks = engine.stream(example["prompt"], max_new_tokens=160)
+            result = show_live(example["prompt"], chunks, engine.tokenizer, delay)
+            slowed = f"; shown at {delay} s per step" if console.is_terminal else ""
+            console.print(f"\n{summary(result)}{slowed}", style="dim", soft_wrap=True)
+            verdict = "as expected" if result.text == example["text"] else "NOT the expected text"
+            console.print(f"{verdict}\n", style="green" if verdict == "as expected" else "bold red")
+
+
+@app.command()
+def convert(
+    base: Annotated[Path, typer.Argument(help="Folder of a Qwen2- or Qwen3-shaped AR checkpoint.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; the same call resumes a stopped run.")],
+    data: Annotated[Path, typer.Argument(help=".jsonl or .npy file of documents, or a folder of them.")],
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
+    rows: Annotated[int, typer.Option(help="Rows in a batch.")] = 16,
+    length: Annotated[int, typer.Option(help="Tokens in a row.")] = 256,
+    learning_rate: Annotated[float, typer.Option(help="AdamW's peak; decays to a tenth.")] = 1e-5,
+    block_length: Annotated[int, typer.Option(help="Block length in training.")] = 16,
+    half_life_ratio: Annotated[float, typer.Option(help="Position-dependent masking; 0: uniform.")] = 0.1,
+    mask_token_id: MaskOption = None,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(help="Of data order and noise.")] = 0,
+):
+    """Turn an autoregressive checkpoint into a block-diffusion one (the paper's training)."""
+    from ..convert import ConversionConfig
+    from ..convert import convert as run
+
+    config = ConversionConfig(
+        steps=steps, rows=rows, length=length, learning_rate=learning_rate,
+        final_learning_rate=learning_rate / 10, block_size=block_length,
+        half_life_ratio=half_life_ratio or None, mask_token_id=mask_token_id, device=device, seed=seed,
+    )  # fmt: skip
+    run(base, out, data, config)
+    print(f"{out}: a block-diffusion checkpoint; try: edlm generate -m {out} PROMPT")
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help="Folder, bundled name or hub id.")],
+    out: Annotated[Path, typer.Argument(help="New folder to write.")],
+    kind: Annotated[str, typer.Option("--type", help="int8, or for GPUs fp8.")] = "int8",
+):
+    """Write a checkpoint with int8 or fp8 matrices: half the size, ready to load."""
+    from .quantize import quantize_checkpoint
+
+    quantize_checkpoint(model, out, kind=kind)
+    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    print(f"{out}: {size / 1e6:,.1f} MB in {kind}; try: edlm generate -m {out} PROMPT")
+
+
+@app.command()
+def tune(
+    model: Annotated[str, typer.Argument(help="Folder, bundled name or hub id.")] = "edlm-tiny",
+    prompts: Annotated[Path | None, typer.Option(help=".txt, a prompt a line, or .jsonl.")] = None,
+    loss: Annotated[float, typer.Option(min=0, max=1, help="Share of tokens that may differ.")] = 0.01,
+    max_new_tokens: Annotated[int, typer.Option(help="Most tokens per prompt.")] = 128,
+    output: Annotated[Path, typer.Option(help="Settings file to write.")] = Path("edlm_settings.json"),
+    plot: Annotated[Path | None, typer.Option(help="Image to write.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    mask_token_id: MaskOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = None,
+):
+    """Find the fastest block length and threshold for a model on this machine."""
+    from .. import Engine
+    from ..progress import progress_bar
+    from . import tune_report
+    from .tune import read_prompts, steps_of
+    from .tune import tune as run
+
+    options = {"device": device, "dtype": dtype, "quantization": quantization, "num_threads": threads}
+    with Engine(model, mask_token_id=mask_token_id, max_batch_size=1, **options) as engine:
+        texts = read_prompts(prompts, engine.path)
+        with progress_bar(f"tuning {engine.path.name}", steps_of(engine)) as advance:
+            found = run(engine, texts, loss=loss, max_new_tokens=max_new_tokens, advance=advance)
+        tune_report.print_tables(Console(highlight=False), found)
+        tune_report.save(output, engine, found)
+        print(f"{output}: use it with Engine({model!r}, settings={str(output)!r})")
+        if plot:
+            tune_report.plot(plot, engine.path.name, found)
+            print(plot)
+
+
+@app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="Folder, bundled name or hub id.")] = "edlm-tiny",
+    prefix: Annotated[int, typer.Option(min=1, help="Positions before the block.")] = 64,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps per block of the generation.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the generation.")] = 64,
+    dummy: Annotated[bool, typer.Option("--dummy", help="Random weights: config.json is enough.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    block_length: BlockOption = None,
+    mask_token_id: MaskOption = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    quantization: QuantizationOption = None,
+    stepping: SteppingOption = "auto",
+    output: Annotated[Path | None, typer.Option("--json", help="File to write.")] = None,
+):
+    """Time a model's forwards on this machine, and what the engine adds to them."""
+    from .. import Engine
+    from .bench_report import measure, print_tables, save
+
+    options = {"device": device, "dtype": dtype, "quantization": quantization, "num_threads": threads}
+    options |= {"block_length": block_length, "mask_token_id": mask_token_id, "max_batch_size": 1}
+    options["stepping"] = stepping
+    with Engine(model, load_format="dummy" if dummy else "auto", **options) as engine:
+        found = measure(engine, prefix, steps, max_new_tokens)
+    print_tables(Console(highlight=False), found)
+    if output:
+        save(output, found)
+
+
+@app.command()
+def info(model: Annotated[str | None, typer.Argument(help="A model to describe as well.")] = None):
+    """Show the build, the machine and the bundled models; or a model's configuration."""
+    from .info import build_rows, model_rows
+
+    console = Console(highlight=False)
+    for key, value in [*build_rows(), *(model_rows(model) if model else [])]:
+        console.print(f"[bold]{key:<16}[/bold] {escape(value)}", soft_wrap=True)
+
+
+def main():
+    """Entry point: expected errors become one line, not a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
+        console = Console(stderr=True, highlight=False)
+        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,150 @@
+"""`edlm tune`: the block length and threshold that are fastest on this machine within a stated loss.
+
+A forward of many rows costs time on a CPU, where a GPU hides it, and models keep their accuracy at smaller
+blocks than they were trained with (Efficient-DLM, arXiv 2512.14067, Fig. 3): the best block depends on the
+machine as much as on the model.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..checkpoints.folder import read_json
+from ..engine import Engine
+from ..outputs import Generation
+from .metering import step_times
+
+THRESHOLDS = (0.8, 0.9, 0.95, 0.99)
+SMALLEST_BLOCK = 4
+ROUNDS, ENOUGH_S = 5, 3.0  # per setting
+EXAMPLES = "examples.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One way to decode, and how it did on the prompts, one at a time.
+
+    threshold: None is one token per step. agreement: with the checkpoint's own block length at one token per
+    step: equal tokens, position by position, over the tokens of the longer text; over all prompts.
+    """
+
+    block_length: int
+    threshold: float | None
+    tokens_per_forward: float
+    tokens_per_second: float
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What was found. step_seconds: {rows: median seconds of a denoising step}."""
+
+    step_seconds: dict[int, float]
+    reference: Setting
+    settings: list[Setting]
+    best: Setting
+    loss: float
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def block_lengths(longest: int) -> list[int]:
+    """Powers of two below the checkpoint's block length, and that."""
+    powers = [1 << i for i in range(12) if SMALLEST_BLOCK <= 1 << i < longest]
+    return [*powers, longest]
+
+
+def read_prompts(file: Path | None, model_folder: Path) -> list[str]:
+    """Prompts of a .jsonl file (objects with "prompt", or strings), of a text file (one a line), or by
+    default the checkpoint's own examples. Raises ValueError naming file and line."""
+    if file is None:
+        examples = model_folder / EXAMPLES
+        if not examples.exists():
+            raise ValueError(
+                f"{model_folder}: has no {EXAMPLES}; give prompts of your own with --prompts FILE"
+            )
+        return [example["prompt"] for example in read_json(examples, list)]
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if file.suffix == ".jsonl":
+        lines = [_prompt_of(line, f"{file}:{i + 1}") for i, line in enumerate(lines)]
+    if not lines:
+        raise ValueError(f"{file}: holds no prompt")
+    return lines
+
+
+def _prompt_of(line: str, where: str) -> str:
+    try:
+        item = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: no valid JSON: {error}") from error
+    prompt = item.get("prompt") if isinstance(item, dict) else item
+    if not isinstance(prompt, str) or not prompt:
+        raise ValueError(f"{where}: must be a string or an object with the key 'prompt'")
+    return prompt
+
+
+def agreement(results: list[Generation], expected: list[Generation]) -> float:
+    """Equal tokens, position by position, over the tokens of the longer of both texts."""
+    equal = longer = 0
+    for a, b in zip(results, expected, strict=True):
+        equal += sum(x == y for x, y in zip(a.token_ids, b.token_ids, strict=False))
+        longer += max(len(a.token_ids), len(b.token_ids))
+    return equal / longer
+
+
+def tune(
+    engine: Engine,
+    prompts: list[str],
+    *,
+    loss: float = 0.01,
+    max_new_tokens: int = 128,
+    thresholds: tuple[float, ...] = THRESHOLDS,
+    advance: Callable[[], None] = lambda: None,
+) -> Tuning:
+    """Measure every block length and threshold on the prompts, and choose the fastest whose agreement is at
+    least 1 - loss.
+
+    engine: fresh, without a request before. advance: called after every setting; there are steps_of(engine).
+    Raises ValueError for an autoregressive checkpoint.
+    """
+    if engine.decoding.autoregressive:
+        raise ValueError(f"{engine.path}: is autoregressive; there is no block length to tune")
+    longest = engine.decoding.block_length
+    rows = sorted({1, 2, *block_lengths(longest)} & set(range(longest + 1)))
+    step_seconds = step_times(engine, rows, min(64, engine.kv_cache_tokens - longest))
+    advance()
+    engine.generate(prompts[0], max_new_tokens=max_new_tokens)  # caches and buffers have their size now
+
+    def run(block_length: int, threshold: float | None) -> tuple[list[Generation], float]:
+        """The results, and the seconds of the best of a few rounds: other work on the machine only adds."""
+        options = {"block_length": block_length, "threshold": threshold, "max_new_tokens": max_new_tokens}
+        rounds = []
+        while not rounds or (len(rounds) < ROUNDS and sum(rounds) < ENOUGH_S):
+            start = time.perf_counter()
+            results = [engine.generate(prompt, **options) for prompt in prompts]
+            rounds.append(time.perf_counter() - start)
+        return results, min(rounds)
+
+    def setting(block_length: int, threshold: float | None, results, seconds: float) -> Setting:
+        tokens, nfe = sum(len(r.token_ids) for r in results), sum(r.nfe for r in results)
+        agreed = agreement(results, expected)
+        return Setting(block_length, threshold, tokens / nfe, tokens / seconds, agreed)
+
+    expected, seconds = run(longest, None)
+    reference, settings = setting(longest, None, expected, seconds), []
+    advance()
+    for block_length in block_lengths(longest):
+        for threshold in thresholds:
+            settings.append(setting(block_length, threshold, *run(block_length, threshold)))
+            advance()
+    allowed = [s for s in settings if s.agreement >= 1 - loss] or [reference]
+    best = max(allowed, key=lambda s: s.tokens_per_second)
+    return Tuning(step_seconds, reference, settings, best, loss)
+
+
+def steps_of(engine: Engine, thresholds: tuple[float, ...] = THRESHOLDS) -> int:
+    """How often tune() calls advance()."""
+    return 2 + len(block_lengths(engine.decoding.block_length)) * len(thresholds)

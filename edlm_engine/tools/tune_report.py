@@ -1,0 +1,98 @@
+"""What `edlm tune` shows and keeps: two tables, a plot, a settings file."""
+
+import datetime
+import os
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from .. import __version__, ops
+from ..engine import Engine
+from ..settings import save_settings
+from .tune import Setting, Tuning
+
+
+def print_tables(console: Console, tuning: Tuning) -> None:
+    steps = Table(title="One denoising step on this machine")
+    for heading in ("rows", "ms", "ms per row"):
+        steps.add_column(heading, justify="right")
+    for rows, seconds in tuning.step_seconds.items():
+        steps.add_row(str(rows), f"{1e3 * seconds:.2f}", f"{1e3 * seconds / rows:.3f}")
+    console.print(steps)
+    table = Table(title="On the prompts, one at a time")
+    for heading in ("block length", "threshold", "tokens per forward", "tokens/s", "agreement"):
+        table.add_column(heading, justify="right")
+    for setting in (tuning.reference, *tuning.settings):
+        chosen = setting == tuning.best
+        table.add_row(*_cells(setting), style="bold green" if chosen else "")
+    console.print(table)
+    best = tuning.best
+    if best == tuning.reference:
+        console.print(f"No setting agrees to {1 - tuning.loss:.1%}: one token per step stays.")
+        return
+    faster = best.tokens_per_second / tuning.reference.tokens_per_second
+    console.print(
+        f"[bold green]block_length={best.block_length}, threshold={best.threshold}[/bold green]: "
+        f"{best.tokens_per_second:.0f} tokens/s, {faster:.1f} times one token per step, "
+        f"{best.agreement:.1%} of its tokens."
+    )
+
+
+def _cells(setting: Setting) -> tuple[str, ...]:
+    threshold = "one per step" if setting.threshold is None else f"{setting.threshold:g}"
+    return (
+        str(setting.block_length), threshold, f"{setting.tokens_per_forward:.2f}",
+        f"{setting.tokens_per_second:.0f}", f"{setting.agreement:.1%}",
+    )  # fmt: skip
+
+
+def save(path: Path, engine: Engine, tuning: Tuning) -> None:
+    """The file that Engine(settings=...) takes."""
+    best = tuning.best
+    machine = {"isa": ops.build_info()["isa"], "processors": os.cpu_count(), "threads": engine.num_threads}
+    save_settings(
+        path,
+        {"block_length": best.block_length, "threshold": best.threshold},
+        model=engine.path.name,
+        date=datetime.date.today().isoformat(),
+        engine={"device": engine.device, "dtype": engine.dtype, "quantization": engine.quantization},
+        machine=machine,
+        versions={"edlm_engine": __version__, "torch": torch.__version__},
+        measured=tuning.to_dict(),
+    )
+
+
+def plot(path: Path, name: str, tuning: Tuning) -> None:
+    """Tokens per second against agreement, a line per block length; time of a step against its rows.
+    Raises ImportError without matplotlib."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise ImportError("the plot needs matplotlib: pip install 'edlm_engine[convert]'") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    for block_length in sorted({s.block_length for s in tuning.settings}):
+        line = [s for s in tuning.settings if s.block_length == block_length]
+        x, y = [100 * s.agreement for s in line], [s.tokens_per_second for s in line]
+        left.plot(x, y, "o-", label=f"block {block_length}")
+        for setting, at in zip(line, zip(x, y, strict=True), strict=True):
+            left.annotate(f"{setting.threshold:g}", at, (3, 4), textcoords="offset points", fontsize=6)
+    reference, best = tuning.reference, tuning.best
+    left.plot(100 * reference.agreement, reference.tokens_per_second, "ks", label="one token per step")
+    left.plot(100 * best.agreement, best.tokens_per_second, "o", ms=14, mfc="none", mec="green", mew=2)
+    left.axvline(100 * (1 - tuning.loss), color="gray", lw=0.8, ls="--")
+    left.set(xlabel="agreement with one token per step, %", ylabel="tokens per second", ylim=(0, None))
+    left.legend(fontsize=8)
+    rows = list(tuning.step_seconds)
+    right.plot(rows, [1e3 * s for s in tuning.step_seconds.values()], "o-")
+    right.set(xlabel="rows", ylabel="ms per denoising step", xlim=(0, None), ylim=(0, None))
+    figure.suptitle(f"{name}: numbers are thresholds, the circle is the choice", fontsize=10)
+    figure.tight_layout()
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    figure.savefig(partial, dpi=130, metadata={"Software": None} if path.suffix == ".png" else None)
+    plt.close(figure)
+    partial.rename(path)

@@ -1,0 +1,168 @@
+"""The generation loop again in plain fp32 torch: dense attention over all tokens so far, every step from
+scratch, no cache, no fused commit. Only tests import this; the ops' twins are in reference.py.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from edlm_engine.config import DecodingConfig, ModelConfig
+from edlm_engine.models.families import read_config
+from edlm_engine.params import SamplingParams
+
+from .ops import rms_norm, rotate, row_stats
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint's weights in fp32 under their Hugging Face names, and its configurations."""
+
+    config: ModelConfig
+    decoding: DecodingConfig
+    weights: dict[str, torch.Tensor]
+    body: str = "model"
+
+    @property
+    def head(self) -> torch.Tensor:
+        names = (name for name in ("lm_head.weight", "diffusion_head.weight") if name in self.weights)
+        embedding = f"{self.body}.embed_tokens.weight"
+        return self.weights[embedding if self.config.tied_head else next(names)]
+
+
+def load(folder) -> Model:
+    """Read a checkpoint folder."""
+    folder = Path(folder)
+    weights = {}
+    for path in folder.glob("*.safetensors"):
+        weights |= {name: tensor.float() for name, tensor in load_file(path).items()}
+    config_path = folder / "config.json"
+    config, decoding = read_config(json.loads(config_path.read_text()), config_path, weights)
+    body = "encoder" if "encoder.embed_tokens.weight" in weights else "model"
+    return Model(config, decoding, weights, body)
+
+
+def hidden_states(model: Model, tokens: list[int], kv_len: list[int]) -> torch.Tensor:
+    """[n, hidden], final-normed: row i, at position i, sees the keys [0, kv_len[i])."""
+    config, w, n = model.config, model.weights, len(tokens)
+    sees = torch.arange(n)[None, :] < torch.tensor(kv_len)[:, None]
+    x = w[f"{model.body}.embed_tokens.weight"][torch.tensor(tokens)]
+    for i in range(config.num_layers):
+        p = f"{model.body}.layers.{i}."
+        x = x + _attention(model, _norm(x, w[p + "input_layernorm.weight"], config), p + "self_attn.", sees)
+        y = _norm(x, w[p + "post_attention_layernorm.weight"], config)
+        gate, up = y @ w[p + "mlp.gate_proj.weight"].T, y @ w[p + "mlp.up_proj.weight"].T
+        x = x + (torch.nn.functional.silu(gate) * up) @ w[p + "mlp.down_proj.weight"].T
+    return _norm(x, w[f"{model.body}.norm.weight"], config)
+
+
+def _norm(x, weight, config):
+    return rms_norm(x, None, weight, config.rms_norm_eps)[1]
+
+
+def _attention(model: Model, x, prefix: str, sees) -> torch.Tensor:
+    config, w, n = model.config, model.weights, len(x)
+
+    def heads(name: str, count: int):
+        y = x @ w[f"{prefix}{name}_proj.weight"].T
+        if config.qkv_bias:
+            y = y + w[f"{prefix}{name}_proj.bias"]
+        y = y.view(n, count, config.head_dim)
+        if config.qk_norm and name != "v":
+            y = _norm(y, w[f"{prefix}{name}_norm.weight"], config)
+        return (y if name == "v" else rotate(y, _angles(n, config))).transpose(0, 1)
+
+    group = config.num_heads // config.num_kv_heads
+    q, k, v = heads("q", config.num_heads), heads("k", config.num_kv_heads), heads("v", config.num_kv_heads)
+    k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
+    scores = (q @ k.transpose(1, 2)) * config.head_dim**-0.5
+    out = scores.masked_fill(~sees, -torch.inf).softmax(-1) @ v
+    return out.transpose(0, 1).reshape(n, -1) @ w[f"{prefix}o_proj.weight"].T
+
+
+def _angles(count: int, config: ModelConfig) -> torch.Tensor:
+    """[count, head_dim]: cosines of the RoPE angles at positions 0 … count-1, then their sines."""
+    size = config.head_dim
+    frequency = config.rope_theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
+    angles = torch.arange(count, dtype=torch.float32)[:, None] * frequency
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def prompt_kv_len(length: int, prefill: str, block_length: int) -> list[int]:
+    """How many keys each prompt row sees."""
+    if prefill == "bidirectional":
+        return [length] * length
+    if prefill == "causal":
+        return list(range(1, length + 1))
+    return [min((i // block_length + 1) * block_length, length) for i in range(length)]
+
+
+def generate(model: Model, prompt: list[int], params: SamplingParams, **overrides):
+    """The family's loop (arXiv 2512.14067, App. A), one block after the other: (token ids up to and with an
+    eos or stop id, confidences, commit steps, denoising forwards).
+
+    overrides: fields of DecodingConfig. params.seed must be set if temperature > 0.
+    """
+    decoding = replace(model.decoding, **overrides)
+    kv_len = prompt_kv_len(len(prompt), decoding.prefill, decoding.block_length)
+    tokens, confidences, steps, forwards = list(prompt), [], [], 0
+    stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else decoding.eos_token_ids)}
+    while (left := len(prompt) + params.max_new_tokens - len(tokens)) > 0:
+        length = min(left, decoding.block_length)
+        kv_len += [len(tokens) + length] * length
+        block, block_confidences, block_steps, count, end = _denoise(
+            model, decoding, tokens, kv_len, length, params, stop_ids
+        )
+        forwards += count
+        tokens, confidences = tokens + block[:end], confidences + block_confidences[:end]
+        steps += block_steps[:end]
+        if block[end - 1] in stop_ids:
+            break
+    return tokens[len(prompt) :], confidences, steps, forwards
+
+
+def _denoise(model, decoding, tokens, kv_len, length, params, stop_ids):
+    """One block: (tokens, confidences, commit steps, forwards, length kept)."""
+    start, mask = len(tokens), decoding.mask_token_id
+    block, confidence, commit_step = [None] * length, [0.0] * length, [0] * length
+    for step in range(length):
+        masked = [j for j in range(length) if block[j] is None]
+        canvas = tokens + [(mask or 0) if token is None else token for token in block]
+        hidden = hidden_states(model, canvas, kv_len)
+        rows = [start + j - decoding.token_shift for j in masked]
+        positions = [start + j for j in masked]
+        chosen, probability = _predict(hidden[rows], model.head, positions, step, mask, params)
+        for i in _commits(probability, length, step, params, decoding.block_length):
+            j = masked[i]
+            block[j], confidence[j], commit_step[j] = chosen[i], probability[i], step
+        gap_free = block.index(None) if None in block else length
+        ends = [j + 1 for j in range(gap_free) if block[j] in stop_ids]
+        if ends or gap_free == length:
+            return block, confidence, commit_step, step + 1, ends[0] if ends else length
+    raise AssertionError("a step commits at least one position")
+
+
+def _predict(hidden, head, positions: list[int], step: int, mask: int | None, params: SamplingParams):
+    """(token ids, their probabilities under the raw logits) of the given rows."""
+    one = torch.ones(1)
+    ids, stats = row_stats(
+        hidden, head, torch.zeros(len(hidden)), torch.tensor(positions), one * params.temperature,
+        one.int() * params.top_k, one * params.top_p, one.long() * (params.seed or 0), one.int() * step,
+        -1 if mask is None else mask,
+    )  # fmt: skip
+    return ids[:, 1].tolist(), stats[:, 4].tolist()
+
+
+def _commits(probability, length: int, step: int, params, block_length: int) -> list[int]:
+    """Which of the masked positions (indices into `probability`) this step commits."""
+    order = sorted(range(len(probability)), key=lambda i: (-probability[i], i))
+    if params.threshold is None:
+        steps = params.steps_per_block or block_length
+        return order[: max(1, length // steps + (step < length % steps))]
+    if step + 1 == params.steps_per_block:
+        return order
+    # the threshold as the fp32 number that the kernels compare with
+    threshold = torch.tensor(params.threshold, dtype=torch.float32).item()
+    return [i for rank, i in enumerate(order) if rank == 0 or probability[i] >= threshold]

@@ -1,0 +1,165 @@
+"""The ways to launch steps on a GPU, with stand-ins for torch's events and graphs: what they queue, when they
+say that it has ended, and that a step is captured as it must be."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from edlm_engine.device_led import launches as stepping
+from edlm_engine.device_led import run_ahead as ahead
+from edlm_engine.device_led.launches import GraphSteps, LoopSteps, capture
+from edlm_engine.device_led.run_ahead import RunAhead
+
+
+class Event:
+    """What was recorded has ended once `clock` has come to its number."""
+
+    recorded = clock = 0
+
+    def record(self):
+        Event.recorded += 1
+        self._number = Event.recorded
+
+    def query(self) -> bool:
+        return self._number <= Event.clock
+
+    def synchronize(self):
+        Event.clock = max(Event.clock, self._number)
+
+
+class Graph:
+    def __init__(self, keep_graph=False):
+        self.kept, self.log = keep_graph, ["made"]
+
+    def instantiate(self):
+        self.log.append("instantiated")
+
+    def replay(self):
+        self.log.append("replayed")
+
+
+class Stream:
+    log: list = []  # noqa: RUF012
+
+    def synchronize(self):
+        self.log.append("synchronized")
+
+
+class Step:
+    def __init__(self):
+        self.log = []
+
+    def run(self, commit: bool):
+        assert Runner.model.products.may_search == (
+            ("capture", "pool", "thread_local") not in Stream.log[-1:]
+        )
+        self.log.append(commit)
+        Stream.log.append("step")
+
+    def lay_out(self):
+        self.log.append("laid out")
+
+
+class Runner:
+    model = SimpleNamespace(products=SimpleNamespace(may_search=False))
+
+    def buffers(self):
+        return ["memory"]
+
+
+@pytest.fixture(autouse=True)
+def cuda(monkeypatch):
+    Event.recorded = Event.clock = 0
+    Stream.log = []
+
+    @contextmanager
+    def capturing(graph, pool, capture_error_mode):
+        Stream.log.append(("capture", pool, capture_error_mode))
+        yield
+        Stream.log.append("captured")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+
+
+def test_capture_runs_the_step_once_before():
+    graph, used = capture(Step(), Runner(), "pool", commit=True)
+    assert Stream.log == ["step", "synchronized", ("capture", "pool", "thread_local"), "step", "captured"]
+    assert graph.kept and graph.log == ["made", "instantiated"] and used == ["memory"]
+
+
+def test_graph_steps():
+    step = Step()
+    way = GraphSteps(step, Runner(), "pool")
+    assert step.log == [True, True] and way.pending() == 0
+    way.launch()
+    way.launch()
+    assert way.pending() == 2 and way._graph.log[-2:] == ["replayed"] * 2
+    Event.clock = 1
+    assert way.pending() == 1
+    way.wait()
+    assert way.pending() == 0 and Event.clock == 2
+
+
+def test_loop_steps(monkeypatch):
+    made = []
+
+    class Loop:
+        def __init__(self, with_commit, plain, control, max_steps):
+            made.extend((with_commit, plain, control, max_steps))
+
+        def launch(self):
+            made.append("launched")
+
+    class Link:
+        control = "control"
+
+    monkeypatch.setattr(stepping, "DeviceLoop", Loop)
+    step = Step()
+    way = LoopSteps(step, Runner(), "pool", Link())
+    assert step.log == [True, True, False, False]
+    assert isinstance(made[0], Graph) and isinstance(made[1], Graph) and made[0] is not made[1]
+    way.launch()
+    assert made[2:] == ["control", stepping.LAUNCH_STEPS, "launched"] and way.pending() == 1
+
+
+def run_ahead(monkeypatch, name: str) -> RunAhead:
+    class State:
+        step = torch.zeros(4)
+        uploads = 0
+
+        def upload(self):
+            self.uploads += 1
+
+    runner = Runner()
+    runner.state = State()
+    runner.state.host = type("Host", (), {"active": torch.ones(4)})()
+    monkeypatch.setattr(ahead, "HostLink", lambda state, ring_size: None)
+    return RunAhead(name, None, runner, None)
+
+
+def test_a_step_is_captured_while_it_has_nothing_to_do(monkeypatch):
+    own, step = run_ahead(monkeypatch, "graph"), Step()
+    assert isinstance(own._make_way(step), GraphSteps)
+    state = own._runner.state
+    assert state.host.active.tolist() == [0] * 4 and state.uploads == 1 and step.log[0] == "laid out"
+
+
+def test_where_there_is_no_loop_on_the_gpu_a_graph_per_step_takes_its_place(monkeypatch):
+    class Refusing:
+        def __init__(self, *arguments):
+            raise RuntimeError("driver")
+
+    monkeypatch.setattr(stepping, "DeviceLoop", Refusing)
+    own = run_ahead(monkeypatch, "device")
+    monkeypatch.setattr(
+        ahead, "LoopSteps", lambda *a: stepping.LoopSteps(*a[:3], type("L", (), {"control": 0}))
+    )
+    with pytest.warns(UserWarning, match="one graph per step instead: driver"):
+        assert isinstance(own._make_way(Step()), GraphSteps)
+    assert own.stepping == "graph"
