@@ -9,14 +9,15 @@ from edlm_engine import ops
 @pytest.mark.parametrize("implementation", ["edlm", "reference"])
 def bench(slots, implementation, benchmark, measure):
     benchmark.group = f"advance, {slots} blocks of 32"
-    arguments = advance_state(slots, slots, 32, seed=3)
-    way = {"edlm": ops.advance, "reference": reference.advance}[implementation]
-    changing = ("active", "start", "pending", "control")
-    before = {name: arguments[name].clone() for name in changing}
+    a = advance_state(slots, slots, 32, seed=3)
+    before, control = a.state.records.clone(), a.control.clone()
 
     def work():
-        for name, value in before.items():
-            arguments[name].copy_(value)
-        way(**arguments)
+        a.state.records.copy_(before)
+        a.control.copy_(control)
+        if implementation == "edlm":
+            ops.advance(*a.arguments())
+        else:
+            reference.advance(a.state, a.buffer, a.control, a.link, a.flags)
 
     measure(work)

@@ -36,7 +36,7 @@ def bench(rows, way, benchmark, measure):
 
         def work():
             q, scale = hidden.quantize(inputs["hidden"])
-            ops.row_stats_int8(hidden=q, hidden_scale=scale, **head)
+            ops.row_stats_quantized(hidden=q, hidden_scale=scale, **head)
 
     elif way.startswith("edlm"):
         work = lambda: ops.row_stats(**inputs, ids=ids, stats=stats)  # noqa: E731

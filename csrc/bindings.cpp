@@ -17,49 +17,30 @@ STABLE_TORCH_LIBRARY(edlm, m) {
       "block_attention(Tensor q, Tensor k_cache, Tensor v_cache, Tensor query_blocks, Tensor page_table, "
       "float scale, Tensor(a!) out) -> ()");
   m.def(
-      "row_stats(Tensor hidden, Tensor weight, Tensor slots, Tensor positions, Tensor temperature, Tensor top_k, "
-      "Tensor top_p, Tensor seed, Tensor step, int forbidden_id, Tensor(a!) ids, Tensor(b!) stats) -> ()");
+      "row_stats(Tensor hidden, Tensor weight, Tensor state, Tensor slots, Tensor positions, int forbidden_id, "
+      "Tensor(a!) ids, Tensor(b!) stats) -> ()");
   m.def(
-      "row_stats_int8(Tensor hidden, Tensor hidden_scale, Tensor weight, int vocab, Tensor slots, Tensor positions, "
-      "Tensor temperature, Tensor top_k, Tensor top_p, Tensor seed, Tensor step, int forbidden_id, Tensor(a!) ids, "
-      "Tensor(b!) stats) -> ()");
-  m.def(
-      "unmask(Tensor ids, Tensor stats, Tensor first_row, Tensor threshold, Tensor steps_per_block, "
-      "Tensor block_length, Tensor(a!) tokens, Tensor(b!) confidence, Tensor(c!) commit_step, Tensor(d!) masked, "
-      "Tensor(e!) num_masked, Tensor(f!) step, Tensor(g!) status) -> ()");
-  m.def(
-      "advance(Tensor(a!) tokens, Tensor(b!) masked, Tensor(c!) clean, Tensor(d!) num_masked, "
-      "Tensor(e!) block_length, Tensor(f!) step, Tensor(g!) status, Tensor(h!) active, Tensor(i!) start, "
-      "Tensor(j!) pending, Tensor end, Tensor full_length, Tensor stop_ids, Tensor(k!) token_ids, "
-      "Tensor(l!) row_slots, Tensor(m!) positions, Tensor(n!) query_blocks, Tensor(o!) head_rows, "
-      "Tensor(p!) head_slots, Tensor(q!) head_positions, Tensor(r!) first_row, Tensor(s!) control, "
-      "Tensor snapshot, Tensor(t!) ring, Tensor(u!) host, int mask_id, bool shift, bool lay_out_only) -> ()");
+      "row_stats_quantized(Tensor hidden, Tensor hidden_scale, Tensor weight, int vocab, Tensor state, Tensor slots, "
+      "Tensor positions, int forbidden_id, Tensor(a!) ids, Tensor(b!) stats) -> ()");
+  m.def("unmask(Tensor(a!) state, Tensor ids, Tensor stats, Tensor first_row) -> ()");
+  m.def("advance(Tensor(a!) state, Tensor(b!)? inputs, Tensor(c!) control, Tensor(d!)? link, int flags) -> ()");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(edlm, CPU, m) {
-  m.impl("rms_norm", TORCH_BOX(&edlm::rms_norm));
-  m.impl("silu_mul", TORCH_BOX(&edlm::silu_mul));
-  m.impl("quantize_rows", TORCH_BOX(&edlm::quantize_rows));
-  m.impl("linear", TORCH_BOX(&edlm::linear));
-  m.impl("qkv_prepare", TORCH_BOX(&edlm::qkv_prepare));
-  m.impl("block_attention", TORCH_BOX(&edlm::block_attention));
-  m.impl("row_stats", TORCH_BOX(&edlm::row_stats));
-  m.impl("row_stats_int8", TORCH_BOX(&edlm::row_stats_int8));
-  m.impl("unmask", TORCH_BOX(&edlm::unmask));
-  m.impl("advance", TORCH_BOX(&edlm::advance));
-}
+// Each op finds out itself where its tensors are.
+#define EDLM_REGISTER_OPS(m) \
+  m.impl("rms_norm", TORCH_BOX(&edlm::rms_norm)); \
+  m.impl("silu_mul", TORCH_BOX(&edlm::silu_mul)); \
+  m.impl("quantize_rows", TORCH_BOX(&edlm::quantize_rows)); \
+  m.impl("linear", TORCH_BOX(&edlm::linear)); \
+  m.impl("qkv_prepare", TORCH_BOX(&edlm::qkv_prepare)); \
+  m.impl("block_attention", TORCH_BOX(&edlm::block_attention)); \
+  m.impl("row_stats", TORCH_BOX(&edlm::row_stats)); \
+  m.impl("row_stats_quantized", TORCH_BOX(&edlm::row_stats_quantized)); \
+  m.impl("unmask", TORCH_BOX(&edlm::unmask)); \
+  m.impl("advance", TORCH_BOX(&edlm::advance));                           
+
+STABLE_TORCH_LIBRARY_IMPL(edlm, CPU, m) { EDLM_REGISTER_OPS(m) }
 
 #if defined(EDLM_CUDA)
-STABLE_TORCH_LIBRARY_IMPL(edlm, CUDA, m) {
-  m.impl("rms_norm", TORCH_BOX(&edlm::rms_norm));
-  m.impl("silu_mul", TORCH_BOX(&edlm::silu_mul));
-  m.impl("quantize_rows", TORCH_BOX(&edlm::quantize_rows));
-  m.impl("linear", TORCH_BOX(&edlm::linear));
-  m.impl("qkv_prepare", TORCH_BOX(&edlm::qkv_prepare));
-  m.impl("block_attention", TORCH_BOX(&edlm::block_attention));
-  m.impl("row_stats", TORCH_BOX(&edlm::row_stats));
-  m.impl("row_stats_int8", TORCH_BOX(&edlm::row_stats_int8));
-  m.impl("unmask", TORCH_BOX(&edlm::unmask));
-  m.impl("advance", TORCH_BOX(&edlm::advance));
-}
+STABLE_TORCH_LIBRARY_IMPL(edlm, CUDA, m) { EDLM_REGISTER_OPS(m) }
 #endif

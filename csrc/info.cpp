@@ -3,6 +3,7 @@
 
 #include "build_config.h"
 #include "cpu/dispatch.h"
+#include "tables.h"
 
 extern "C" __attribute__((visibility("default"))) const char* edlm_build_info() {
   static const std::string info = std::string("{\"version\": \"" EDLM_VERSION "\", \"isa\": \"") +
@@ -15,3 +16,9 @@ extern "C" __attribute__((visibility("default"))) const char* edlm_build_info() 
 
 // Why this library cannot compute here; null if it can.
 extern "C" __attribute__((visibility("default"))) const char* edlm_why_unusable() { return edlm::cpu::why_no_kernels(); }
+
+// The tables that Python makes its tensors from: see tables.h.
+extern "C" __attribute__((visibility("default"))) const char* edlm_tables() {
+  static const std::string json = edlm::tables_json();
+  return json.c_str();
+}

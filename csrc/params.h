@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "block_state.h"
+
 namespace edlm {
 
 struct bf16 {
@@ -148,84 +150,92 @@ struct RowStatsParams {
   const void* weight;            // T [vocab, hidden_size], or int8 panels as in LinearParams
   const std::int32_t* slots;     // [rows], -1 = padding
   const std::int32_t* positions; // [rows]
-  const float* temperature;      // [slots], and so the four below
-  const std::int32_t* top_k;     // 0 = off
-  const float* top_p;            // 1 = off
-  const std::int64_t* seed;
-  const std::int32_t* step;
+  BlockState state;              // temperature, top_k, top_p, seed and step of the slots
   std::int64_t forbidden_id;     // -1 = none
   std::int64_t parts;            // of the vocabulary: the work items
   LogitStats* partial;           // [rows, parts]
   float* const* logits;          // [rows]: a row's [padded_ids(vocab)] scratch, null where nothing is filtered
-  std::int32_t* ids;             // [rows, 2]: argmax, chosen
-  float* stats;                  // [rows, 5]: p1, p2, entropy, log-sum-exp, p(chosen)
+  std::int32_t* ids;             // [rows, IdColumn::count]
+  float* stats;                  // [rows, StatColumn::count]
   const void* all_logits;        // CUDA only, in place of hidden, weight and logits: T [rows, vocab]
 };
 
 struct UnmaskParams {
-  std::int64_t slots, max_block;
-  const std::int32_t* ids;             // [rows, 2]
-  const float* stats;                  // [rows, 5]
-  const std::int32_t* first_row;       // [slots], -1 = not denoising; so are all below where not said otherwise
-  const float* threshold;              // NaN = fixed schedule
-  const std::int32_t* steps_per_block; // 0 = no bound
-  const std::int32_t* block_length;
-  std::int32_t* tokens;                // [slots, max_block], and so the three below
-  float* confidence;
-  std::int32_t* commit_step;
-  std::uint8_t* masked;
-  std::int32_t* num_masked;
-  std::int32_t* step;
-  std::int32_t* status;                // 1 = block finished, 0 = masks left, -1 = bad statistics
+  BlockState state;
+  const std::int32_t* ids;       // [rows, IdColumn::count]: of every slot the wanted positions, ascending
+  const float* stats;            // [rows, StatColumn::count]
+  const std::int32_t* first_row; // [slots], -1 = not denoising
+  void* scratch;                 // CPU only: kCommitScratchBytes per position of a block
 };
 
-// What decides, on the device, whether another step follows and which one; beside it the counter of the snapshots.
+// The inputs of a step, as in edlm_engine/steps/inputs.py: parts of one array, in this order. The records of the block
+// state hold the blocks of `slots` sequences; a step has `rows` rows for the first `batch` of them.
+struct StepInputs {
+  std::int32_t* token_ids;      // [rows]
+  std::int32_t* row_slots;      // [rows], -1 = padding
+  std::int32_t* positions;      // [rows]
+  QueryBlock* query_blocks;     // [2 * batch]
+  std::int32_t* head_rows;      // [batch * max_block], and so the two below
+  std::int32_t* head_slots;     // -1 = padding
+  std::int32_t* head_positions;
+  std::int32_t* first_row;      // [slots]
+};
+
+// Rows of a slot and kind are the longest block; kinds: 2, noisy and clean ones, or 1, where there are no noisy ones.
+constexpr std::int64_t inputs_per_slot(std::int64_t max_block, int kinds) { return 3 * kinds * max_block + 12 + 3 * max_block; }
+
+EDLM_HOST_DEVICE inline StepInputs step_inputs(std::int32_t* at, std::int64_t batch, std::int64_t max_block, int kinds) {
+  const std::int64_t rows = kinds * batch * max_block, heads = batch * max_block;
+  StepInputs inputs{};
+  inputs.token_ids = at;
+  inputs.row_slots = at += rows;
+  inputs.positions = at += rows;
+  inputs.query_blocks = reinterpret_cast<QueryBlock*>(at += rows);
+  inputs.head_rows = at += 12 * batch;
+  inputs.head_slots = at += heads;
+  inputs.head_positions = at += heads;
+  inputs.first_row = at + heads;
+  return inputs;
+}
+
+// What decides, on the device, whether another step follows and which one; beside it the counter of the snapshots and
+// the sizes of what was laid out without padding.
 struct LoopControl {
   std::int32_t go_on;     // a sequence denoises, and the host has not asked for a pause
   std::int32_t commit;    // the next step has the clean rows of finished blocks to write
   std::int32_t steps;     // of this launch of a device-side loop; the loop's own
   std::int32_t snapshots; // written so far
+  std::int32_t rows, query_blocks, heads;
+  std::int32_t unused;    // a multiple of 16 bytes
 };
 
-// Host memory that the device reads and writes: snapshots, pause, then a flag per slot that ends it.
+// Host memory that the device reads and writes, [1 + ring_size] rows of as many words as the state has. The first row:
+// snapshots written, the host's wish to pause, then for every slot its wish to end it. The others: a ring of snapshots.
+struct HostLink {
+  std::int32_t* words; // null: nobody follows
+  std::int64_t ring_size;
+};
 constexpr std::int64_t kHostSnapshots = 0, kHostPause = 1, kHostStop = 2;
 
-// A batch of blocks between two steps. Inputs of a step have fixed places: `batch` slots with max_block noisy rows each
-// (none for autoregressive models: mask_id -1), then max_block clean rows each.
-struct AdvanceParams {
-  std::int64_t slots, max_block, batch, stop_ids_per_slot;
-  std::int32_t mask_id;                // -1: autoregressive
-  bool shift;                          // the token at a position is predicted by the row before it
-  bool lay_out_only;                   // nothing was computed since the last call
-  // state; per position [slots, max_block], the others [slots]
-  std::int32_t* tokens;
-  std::uint8_t* masked;
-  std::int32_t* clean;                 // tokens of the `pending` positions before the block
-  std::int32_t* num_masked;
-  std::int32_t* block_length;
-  std::int32_t* step;
-  std::int32_t* status;
-  std::int32_t* active;                // 1: denoises
-  std::int32_t* start;                 // position of the block
-  std::int32_t* pending;               // positions before it whose keys and values are still to be written
-  const std::int32_t* end;             // position behind the last block
-  const std::int32_t* full_length;     // of every block but the last
-  const std::int32_t* stop_ids;        // [slots, stop_ids_per_slot], -1 = none
-  // the next step's inputs, as in forward.py
-  std::int32_t* token_ids;             // [rows]
-  std::int32_t* row_slots;             // [rows], -1 = padding
-  std::int32_t* positions;             // [rows]
-  QueryBlock* query_blocks;            // [2 * batch]: noisy, clean
-  std::int32_t* head_rows;             // [batch * max_block], and so the two below
-  std::int32_t* head_slots;            // -1 = padding
-  std::int32_t* head_positions;
-  std::int32_t* first_row;             // [slots]
-  // what the host reads
-  LoopControl* control;
-  const std::uint8_t* snapshot;        // [snapshot_bytes], a part of the state
-  std::uint8_t* ring;                  // [ring_size, snapshot_bytes], host memory
-  std::int64_t snapshot_bytes, ring_size; // bytes: a multiple of 16
-  std::int32_t* host;                  // [kHostStop + slots]
+// What advance does, bit by bit.
+enum AdvanceFlag : std::int64_t {
+  kTake = 1,     // take what the last step left
+  kLayOut = 2,   // lay out the next one
+  kSnapshot = 4, // before both, copy the state to the ring
+  kCompact = 8,  // lay out without padding, one slot behind the other (on the CPU)
+  kShift = 16,   // the token at a position is predicted by the row before it
 };
+
+struct AdvanceParams {
+  BlockState state;
+  StepInputs inputs;
+  std::int64_t batch;   // slots that the inputs have places for; the others become inactive
+  std::int64_t flags;
+  LoopControl* control;
+  HostLink link;
+};
+
+// Blocks of one position that the row before predicts (autoregressive models) have no rows of their own.
+constexpr bool has_noisy_rows(std::int64_t flags, std::int64_t max_block) { return !(flags & kShift) || max_block > 1; }
 
 } // namespace edlm

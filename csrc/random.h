@@ -6,11 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__CUDACC__)
-#define EDLM_HOST_DEVICE __host__ __device__
-#else
-#define EDLM_HOST_DEVICE
-#endif
+#include "portable.h"
 
 namespace edlm {
 
@@ -32,12 +28,11 @@ EDLM_HOST_DEVICE inline PhiloxBlock philox(PhiloxBlock counter, std::uint32_t ke
   return counter;
 }
 
-// The four words for vocabulary ids 4 * quad ... 4 * quad + 3.
-EDLM_HOST_DEVICE inline PhiloxBlock philox_ids(std::uint32_t quad, std::int64_t seed, std::int32_t position,
+// The four words for vocabulary ids 4 * quad ... 4 * quad + 3. seed: its low and its high word.
+EDLM_HOST_DEVICE inline PhiloxBlock philox_ids(std::uint32_t quad, const std::int32_t (&seed)[2], std::int32_t position,
                                                std::int32_t step) {
-  const auto bits = static_cast<std::uint64_t>(seed);
   return philox({{quad, static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(step), 0}},
-                static_cast<std::uint32_t>(bits), static_cast<std::uint32_t>(bits >> 32));
+                static_cast<std::uint32_t>(seed[0]), static_cast<std::uint32_t>(seed[1]));
 }
 
 // Natural logarithm of a positive normal number, to about 1 ulp; polynomial of Cephes' logf.

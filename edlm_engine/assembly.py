@@ -9,6 +9,7 @@ from .checkpoints.folder import Checkpoint, DummyTensors, resolve
 from .checkpoints.tokenizer import ChatTemplate, Tokenizer, load_chat_template, load_tokenizer
 from .config import DecodingConfig, ModelConfig
 from .core.memory import cache_tokens, check_weights_fit
+from .core.observers import Observers
 from .core.runner import Runner
 from .core.scheduler import Scheduler
 from .core.stepping_thread import SteppingThread
@@ -57,7 +58,7 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     device = choose_device(options.device, config)
     dtype = choose_dtype(options.dtype, device)
     quantization = choose_quantization(options.quantization, checkpoint, device)
-    stepping = choose_stepping(options.stepping, device, options.fused_commit)
+    stepping = choose_stepping(options.stepping, device)
     where = torch.device(device)
     if device == "cuda":  # by its index: the stepping thread's current GPU may be another one
         where = torch.device(device, torch.cuda.current_device())
@@ -77,10 +78,11 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     cache = PagedKVCache(config, tokens, slots, DTYPES[dtype], where)
     apart = stepping != "eager"  # the host's side shows a step that is past
     state = BlockState(slots, decoding.block_length, decoding.mask_token_id, where, apart)
-    scheduler = Scheduler(cache, state, decoding, fused_commit=options.fused_commit, max_rows=rows)
-    runner = Runner(transformer, cache, state)
-    ahead = None if stepping == "eager" else RunAhead(stepping, scheduler, runner, decoding)
-    loop = SteppingThread(scheduler, runner, options.num_threads, ahead)
+    observers = Observers()
+    scheduler = Scheduler(cache, state, decoding, max_rows=rows, observers=observers)
+    runner = Runner(transformer, cache, state, observers)
+    leader = None if stepping == "eager" else RunAhead(stepping, scheduler, runner, decoding)
+    loop = SteppingThread(scheduler, runner, options.num_threads, leader, observers)
     return EngineParts(
         path, config, decoding, device, dtype, quantization, tokens, tokenizer, load_chat_template(path), loop
     )

@@ -53,7 +53,8 @@ class DecodingConfig:
     mask_token_id: None for autoregressive checkpoints, or where the config file does not say.
     prefill: "block_causal", "bidirectional" or "causal": what a prompt row sees.
     token_shift: logits of position i come from row i - 1 (autoregressive models, Dream).
-    autoregressive: plain next-token decoding, one token per forward, no masks.
+    aligned: blocks begin at multiples of the block length, so that the first one holds the end of the prompt;
+        else the first one begins where the prompt ends.
     """
 
     mask_token_id: int | None
@@ -61,4 +62,10 @@ class DecodingConfig:
     block_length: int
     prefill: str
     token_shift: bool
-    autoregressive: bool = False
+    aligned: bool = False
+
+    @property
+    def autoregressive(self) -> bool:
+        """Plain next-token decoding is block diffusion in blocks of one position with token shift: the row
+        before the block predicts it, the block has no row of its own, and no mask is ever an input."""
+        return self.token_shift and self.block_length == 1

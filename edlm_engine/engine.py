@@ -6,12 +6,12 @@ import secrets
 import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import AbstractContextManager, suppress
 from operator import index
 
 from .assembly import open_engine
-from .core.scheduler import Request
+from .core.observers import Observer
+from .core.requests import Request
 from .core.transcript import Transcript
 from .errors import CapacityError
 from .options import EngineOptions
@@ -36,8 +36,6 @@ class Engine:
         requests that give none.
     block_length, mask_token_id, prefill: override what the checkpoint says; prefill is "block_causal",
         "bidirectional" or "causal".
-    fused_commit: write a finished block's clean keys and values in the forward of the next block's first
-        denoising step; False spends a forward on it. Same tokens in float32.
     max_batch_size: sequences that run at once; others wait.
     kv_cache_tokens: bound on the positions of all running sequences together; None takes room for
         max_batch_size sequences of up to 4096 positions, within a quarter of the available memory, or on a
@@ -46,7 +44,7 @@ class Engine:
         use, by affinity and cgroup. They sleep between steps, and tokens do not depend on their number.
     stepping: who leads from one denoising step to the next. "eager": the host, which waits for each. Else the
         device, which the host follows some steps behind, with the same tokens in float32: "device", a loop on
-        the GPU (CUDA 12.4 or later); "graph", a captured graph per step; "static", neither (any device, to
+        the GPU (CUDA 12.4 or later); "graph", a captured graph per step; "direct", neither (any device, to
         try the same things out). "auto": the first of "device" and "graph" that the GPU can do, "eager" on a
         CPU.
 
@@ -66,7 +64,6 @@ class Engine:
         block_length=None,
         mask_token_id=None,
         prefill=None,
-        fused_commit=True,
         max_batch_size=16,
         kv_cache_tokens=None,
         num_threads=None,
@@ -75,8 +72,8 @@ class Engine:
         options = EngineOptions(
             device=device, dtype=dtype, load_format=load_format, quantization=quantization,
             block_length=block_length, mask_token_id=mask_token_id, prefill=prefill,
-            fused_commit=fused_commit, max_batch_size=max_batch_size, kv_cache_tokens=kv_cache_tokens,
-            num_threads=num_threads, stepping=stepping,
+            max_batch_size=max_batch_size, kv_cache_tokens=kv_cache_tokens, num_threads=num_threads,
+            stepping=stepping,
         )  # fmt: skip
         self.default_params = load_settings(settings) if settings is not None else SamplingParams()
         parts = open_engine(model, options)
@@ -89,9 +86,13 @@ class Engine:
 
     @property
     def stepping(self) -> str:
-        """Who leads from step to step: "eager", "static", "graph" or "device". A GPU on which the loop turns
+        """Who leads from step to step: "eager", "direct", "graph" or "device". A GPU on which the loop turns
         out not to work goes on with "graph"."""
         return self._loop.stepping
+
+    def observe(self, observer: Observer) -> AbstractContextManager[Observer]:
+        """Tell `observer` of the moments of every step (see core.observers), within a `with` block."""
+        return self._loop.observers.attached(observer)
 
     def generate(self, prompt, params=None, *, progress=False, **overrides) -> Generation | list[Generation]:
         """Complete one prompt, or a list of prompts in one batch.
@@ -249,7 +250,7 @@ class Engine:
         unknown = sorted(set(overrides) - set(PARAM_NAMES))
         if unknown:
             raise TypeError(f"unknown sampling parameter {unknown[0]!r}; known: {', '.join(PARAM_NAMES)}")
-        return replace(params or self.default_params, **overrides)
+        return (params or self.default_params).override(**overrides)
 
     def _check_block_length(self, params: SamplingParams):
         most = self.decoding.block_length

@@ -1,4 +1,5 @@
-"""The only door to native code: the operators `torch.ops.edlm.*`, loaded from the library beside this file.
+"""The operators `torch.ops.edlm.*` and the tables that they share with this package, from the library beside
+this file. (device_led/device_loop.py loads it, too: its functions are no tensor functions.)
 
 Every op writes into tensors that the caller allocated and returns nothing. Tensors are contiguous and on one
 device; `T` is float32 or bfloat16 (on a GPU also float16), the same for all tensors marked so; sums and
@@ -43,6 +44,16 @@ def _library_says(function: str) -> str | None:
 
 if _reason := _library_says("edlm_why_unusable"):
     raise ValueError(_reason)
+
+# The lists that the kernels and this package share; csrc/tables.h writes them.
+_tables = json.loads(_library_says("edlm_tables"))
+SLOT_FIELDS: list[tuple[str, str, int]] = [tuple(field) for field in _tables["slot_fields"]]
+POSITION_FIELDS: list[tuple[str, str]] = [tuple(field) for field in _tables["position_fields"]]
+ID_COLUMNS: dict[str, int] = {name: i for i, name in enumerate(_tables["id_columns"])}
+STAT_COLUMNS: dict[str, int] = {name: i for i, name in enumerate(_tables["stat_columns"])}
+RULES: dict[str, int] = {name: i for i, name in enumerate(_tables["rules"])}
+CONTROL_WORDS: int = _tables["control_words"]
+TAKE, LAY_OUT, SNAPSHOT, COMPACT, SHIFT = (1 << bit for bit in range(5))  # of advance()
 
 
 def rms_norm(
@@ -146,13 +157,9 @@ def block_attention(
 def row_stats(
     hidden: Tensor,
     weight: Tensor,
+    state: Tensor,
     slots: Tensor,
     positions: Tensor,
-    temperature: Tensor,
-    top_k: Tensor,
-    top_p: Tensor,
-    seed: Tensor,
-    step: Tensor,
     forbidden_id: int,
     ids: Tensor,
     stats: Tensor,
@@ -160,156 +167,82 @@ def row_stats(
     """The language-model head and the statistics of its logits z = hidden · weightᵀ, which are never written
     out.
 
-    hidden: T [n, hidden_size]; weight: T [V, hidden_size]; slots, positions: int32 [n]. Per slot: temperature
-    float32 (0 = greedy), top_k int32 (0 = off), top_p float32 (1 = off), seed int64, step int32. forbidden_id
-    (-1 = none): its logit counts as -inf, in the choice and in the normaliser.
-    ids: int32 [n, 2] = argmax, chosen. stats: float32 [n, 5] = probability of the argmax, of the runner-up,
-    entropy (nats), log-sum-exp, probability of the chosen id; all under the raw logits, without temperature.
+    hidden: T [n, hidden_size]; weight: T [V, hidden_size]; slots, positions: int32 [n]. Of each slot's record
+    in `state` (BlockState.records) temperature (0 = greedy), top_k (0 = off), top_p (1 = off), seed and step
+    count. forbidden_id (-1 = none): its logit counts as -inf, in the choice and in the normaliser.
+    ids: int32 [n, ID_COLUMNS] = argmax, chosen. stats: float32 [n, STAT_COLUMNS] = probability of the argmax,
+    of the runner-up, entropy (nats), log-sum-exp, probability of the chosen id; all under the raw logits,
+    without temperature.
     Chosen: the argmax, or with temperature the argmax of z / temperature + g over what top-k, then top-p
     leave (the shortest prefix of the sorted, renormalised softmax(z / temperature) that holds top_p). g =
     -log(-log(u)), u = ((bits >> 9) + 0.5) · 2⁻²³ from word id % 4 of Philox4x32-10 with key seed (low word,
     high word) and counter (id // 4, position, step, 0): Gumbel-max. Ties go to the lowest id.
     A NaN or +inf logit, or no finite one, makes the row's ids -1 and its stats NaN.
     """
-    _edlm.row_stats.default(
-        hidden, weight, slots, positions, temperature, top_k, top_p, seed, step, forbidden_id, ids, stats
-    )
+    _edlm.row_stats.default(hidden, weight, state, slots, positions, forbidden_id, ids, stats)
 
 
-def row_stats_int8(
+def row_stats_quantized(
     hidden: Tensor,
     hidden_scale: Tensor,
     weight: Tensor,
     vocab: int,
+    state: Tensor,
     slots: Tensor,
     positions: Tensor,
-    temperature: Tensor,
-    top_k: Tensor,
-    top_p: Tensor,
-    seed: Tensor,
-    step: Tensor,
     forbidden_id: int,
     ids: Tensor,
     stats: Tensor,
 ) -> None:
     """row_stats() in int8, or on a GPU in float8, as hidden's type says: hidden and hidden_scale as
     quantize_rows() wrote them, weight of `vocab` outputs from pack_int8_weight() or pack_fp8_weight()."""
-    _edlm.row_stats_int8.default(
-        hidden, hidden_scale, weight, vocab, slots, positions, temperature, top_k, top_p, seed, step,
-        forbidden_id, ids, stats,
-    )  # fmt: skip
-
-
-def unmask(
-    ids: Tensor,
-    stats: Tensor,
-    first_row: Tensor,
-    threshold: Tensor,
-    steps_per_block: Tensor,
-    block_length: Tensor,
-    tokens: Tensor,
-    confidence: Tensor,
-    commit_step: Tensor,
-    masked: Tensor,
-    num_masked: Tensor,
-    step: Tensor,
-    status: Tensor,
-) -> None:
-    """Commit tokens of every slot's block from the statistics of its still-masked positions, in place.
-
-    ids: int32 [n, 2] and stats: float32 [n, 5] as row_stats wrote them. Slot s with first_row[s] >= 0 (int32
-    [slots]; -1 = not denoising, left alone) owns num_masked[s] of their rows from there on, one for each j
-    with masked[s, j], in order. Per slot: threshold float32, steps_per_block int32 (0 = no bound),
-    block_length int32. A threshold t commits every position with confidence stats[:, 4] >= t, and the most
-    confident one always; at step steps_per_block - 1 whatever is left. Threshold NaN is the fixed schedule:
-    of m = block_length positions in n = steps_per_block steps, floor(m / n) per step, one more in the first m
-    mod n, at least one, the most confident. Ties go to the lowest position.
-    Changes tokens int32, confidence float32, commit_step int32 (the step of the commit) and masked uint8,
-    each [slots, max_block]; num_masked, step (+= 1) and status (1 = block finished, 0 = masks left), int32
-    [slots]. A NaN confidence or an id below 0 in any of its rows sets status -1 and changes nothing else of
-    the slot.
-    """
-    _edlm.unmask.default(
-        ids,
-        stats,
-        first_row,
-        threshold,
-        steps_per_block,
-        block_length,
-        tokens,
-        confidence,
-        commit_step,
-        masked,
-        num_masked,
-        step,
-        status,
+    _edlm.row_stats_quantized.default(
+        hidden, hidden_scale, weight, vocab, state, slots, positions, forbidden_id, ids, stats
     )
 
 
-def advance(
-    tokens: Tensor,
-    masked: Tensor,
-    clean: Tensor,
-    num_masked: Tensor,
-    block_length: Tensor,
-    step: Tensor,
-    status: Tensor,
-    active: Tensor,
-    start: Tensor,
-    pending: Tensor,
-    end: Tensor,
-    full_length: Tensor,
-    stop_ids: Tensor,
-    token_ids: Tensor,
-    row_slots: Tensor,
-    positions: Tensor,
-    query_blocks: Tensor,
-    head_rows: Tensor,
-    head_slots: Tensor,
-    head_positions: Tensor,
-    first_row: Tensor,
-    control: Tensor,
-    snapshot: Tensor,
-    ring: Tensor,
-    host: Tensor,
-    mask_id: int,
-    shift: bool,
-    lay_out_only: bool,
-) -> None:
-    """From one denoising step to the next without the host: take what unmask() left, lay out the next rows.
+def unmask(state: Tensor, ids: Tensor, stats: Tensor, first_row: Tensor) -> None:
+    """Commit tokens of every slot's block from the statistics of its wanted positions, in place.
 
-    State, int32 but for masked (uint8), in place. Per position, [slots, max_block]: tokens, masked, clean
-    (the first `pending` are the tokens before the block). Per slot: num_masked, block_length, step, status as
-    in unmask(); active (1: denoises), start (position of the block), pending (positions before it whose keys
-    and values are still to be written: "clean rows"), end (position behind the last block), full_length (of
-    every block but the last); stop_ids [slots, n], -1 = none. Of every active slot the pending rows are taken
-    as written. It becomes inactive when its status is negative, when one of its stop_ids has no mask before
-    it, when a block is finished and `end` reached, or when host says so; else a finished block's tokens
-    become clean and a block of mask_id begins behind it. shift: the token at a position is predicted by the
-    row before it, so the last clean row stays pending. mask_id -1 (autoregressive models): blocks of 1, and
-    no noisy rows.
-
-    Inputs of the next step for the slots [0, batch), as in ForwardInputs, with fixed places: row slot *
-    max_block + j is position j of its block, behind all of these (batch * max_block) come as many clean rows;
-    query_blocks int32 [2 * batch, 6], noisy ones first; head_rows, head_slots, head_positions int32 [batch *
-    max_block], a slot's masked positions from slot * max_block on; first_row int32 [slots]. What is not used
-    is padding (slot -1).
-
-    control: int32 [4]: whether another step follows, whether it has clean rows, one that is left alone,
-    snapshots written. snapshot: uint8 [n], memory of the state as it came, is copied to ring[written % rows],
-    uint8 [rows, n] on the host, and host[0] = written follows. host: int32 [2 + slots] on the host: written,
-    the host's wish to pause, and for every slot its wish to end it. lay_out_only: nothing ran since the last
-    call: only lay out. On a GPU, ring and host must be pinned memory.
+    state: int32 [slots, words], BlockState.records. ids: int32 [n, ID_COLUMNS] and stats: float32 [n,
+    STAT_COLUMNS] as row_stats wrote them. Slot s with first_row[s] >= 0 (int32 [slots]; -1 = not denoising,
+    left alone) owns one of their rows, from there on, for each j with wanted[s, j], in order.
+    The slot's rule (RULES; csrc/step/commit_rule.h) orders the open positions among them by its key, ties by
+    position, and commits a prefix of that order, at least the first: their chosen tokens, with confidence and
+    the step as commit_step. step grows by 1; status becomes 1 where no position is open any more, else 0. A
+    NaN confidence or an id below 0 in any of its rows sets status -1 and changes nothing else of the slot.
     """
-    _edlm.advance.default(
-        tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end,
-        full_length, stop_ids, token_ids, row_slots, positions, query_blocks, head_rows, head_slots,
-        head_positions, first_row, control, snapshot, ring, host, mask_id, shift, lay_out_only,
-    )  # fmt: skip
+    _edlm.unmask.default(state, ids, stats, first_row)
+
+
+def advance(state: Tensor, inputs: Tensor | None, control: Tensor, link: Tensor | None, flags: int) -> None:
+    """From one denoising step to the next: take what unmask() left, lay out the next rows.
+
+    state: int32 [slots, words], BlockState.records, in place. flags: a sum of
+    SNAPSHOT: first, the state as it came is copied to link[1 + written % ring_size], and link[0, 0] = written
+      follows.
+    TAKE: of every active slot the pending rows are taken as written. It becomes inactive when its status is
+      negative, when one of its stop_ids has no open position before it and was not given, and when a block
+      is finished and `end` reached; else a finished block's tokens become clean, and a block of masks begins
+      behind it.
+    LAY_OUT: the inputs of the next step, all parts of `inputs` in the order of ForwardInputs, int32, with
+      room for `batch` slots. Row slot * max_block + j is position j of the slot's block; behind all of these
+      come as many clean rows, in query blocks, too. A slot's wanted positions have their rows in head_rows
+      from slot * max_block on. What is not used is padding (slot -1). Slots from `batch` on become inactive.
+    COMPACT: the same without padding, one active slot behind the other, its clean rows first; control says
+      how many rows, query blocks and head rows there are. On a CPU only.
+    SHIFT: the token at a position is predicted by the row before it, so that the last clean row stays
+      pending. Blocks of one position then have no rows of their own.
+    control: int32 [CONTROL_WORDS]: whether another step follows, whether it has clean rows, one that is left
+    alone, snapshots written, rows, query blocks, head rows. link: int32 [1 + ring_size, slots * words] on the
+    host (None: nobody follows): its first row holds `written`, the host's wish to pause, and for every slot
+    its wish to end it. On a GPU it must be pinned, and given.
+    """
+    _edlm.advance.default(state, inputs, control, link, flags)
 
 
 for _name in (
     "rms_norm", "silu_mul", "quantize_rows", "linear", "qkv_prepare", "block_attention", "row_stats",
-    "row_stats_int8", "unmask", "advance",
+    "row_stats_quantized", "unmask", "advance",
 ):  # fmt: skip
     torch.library.register_fake(f"edlm::{_name}", lambda *args: None)  # all results are in the arguments

@@ -12,7 +12,7 @@ from .errors import CheckpointError
 from .hardware import gpu
 from .models.families import PREFILLS
 
-STEPPINGS = ("eager", "static", "graph", "device")
+STEPPINGS = ("eager", "direct", "graph", "device")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -27,7 +27,6 @@ class EngineOptions:
     block_length: int | None
     mask_token_id: int | None
     prefill: str | None
-    fused_commit: bool
     max_batch_size: int
     kv_cache_tokens: int | None
     num_threads: int | None
@@ -66,18 +65,15 @@ def choose_device(device: str, config: ModelConfig | None = None) -> str:
     return "cpu" if reason else "cuda"
 
 
-def choose_stepping(stepping: str, device: str, fused_commit: bool) -> str:
-    """ "auto": on a GPU the loop there, or where it knows none a graph per step; eager on the CPU, and where
-    commits are not fused."""
+def choose_stepping(stepping: str, device: str) -> str:
+    """ "auto": on a GPU the loop there, or where it knows none a graph per step; eager on the CPU."""
     if stepping in ("graph", "device") and device == "cpu":
-        raise ValueError(f"stepping={stepping!r} needs a GPU; use 'eager' or 'static'")
-    if stepping not in ("auto", "eager") and not fused_commit:
-        raise ValueError(f"stepping={stepping!r} fuses commits; use 'eager' with fused_commit=False")
+        raise ValueError(f"stepping={stepping!r} needs a GPU; use 'eager' or 'direct'")
     if stepping == "device" and (reason := why_unsupported()):
         raise ValueError(f"stepping='device': {reason}; use 'graph'")
     if stepping != "auto":
         return stepping
-    if device == "cpu" or not fused_commit:
+    if device == "cpu":
         return "eager"
     return "graph" if why_unsupported() else "device"
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 class Forwards:
     """Forward passes that a request took part in, by purpose.
 
-    prefill: prompt only. denoising: with an active block (a commit or the end of the prompt may ride along).
-    commit: a finished block alone (only without fused commit).
+    prefill: prompt only. denoising: with an active block (the commit of the block before it, or the end of
+        the prompt, may ride along).
     """
 
     prefill: int = 0
     denoising: int = 0
-    commit: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +25,8 @@ class Generation:
     finish_reason: "eos", "stop" (stop id or stop string) or "length".
     confidences: per generated token, its probability when it was committed (raw logits, fp32).
     commit_steps: per generated token, the denoising step of its block that committed it, from 0.
-    nfe: network function evaluations, denoising plus commit forwards, without the prefill
-        (as the family counts them).
+    nfe: network function evaluations, the denoising forwards, without the prefill (as the family counts
+        them).
     tokens_per_forward: len(token_ids) / nfe, the TPF of Efficient-DLM (arXiv 2512.14067). Forwards that
         committed positions behind the final eos or stop count, those positions do not: one token per step
         can end below 1.

@@ -2,19 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from numbers import Integral, Real
+from dataclasses import dataclass, fields, replace
 
+from .steps.policies import Policy, Schedule, Threshold, parse
+from .steps.policies.policy import number
+
+DEFAULT_THRESHOLD = 0.9
 MAX_TEMPERATURE = 1e4  # far beyond use; keeps the fp32 quotient of logits and temperature sound
-
-
-def _number(name, value, low, high, *, integer=False, open_low=False, hint=""):
-    kind = Integral if integer else Real
-    if isinstance(value, bool) or not isinstance(value, kind) or not (integer or math.isfinite(value)):
-        raise ValueError(f"{name} must be {'an integer' if integer else 'a finite number'}, got {value!r}")
-    if value < low or value > high or (open_low and value == low):
-        interval = f"{'(' if open_low else '['}{low}, {high}{']' if math.isfinite(high) else ')'}"
-        raise ValueError(f"{name} must be in {interval}, got {value!r}{hint}")
 
 
 def _items(name, value) -> tuple:
@@ -28,12 +22,10 @@ class SamplingParams:
     """How one request is decoded.
 
     max_new_tokens: most tokens to generate; the last block is cut to what is left of it.
-    threshold: confidence threshold in (0, 1]. A denoising step commits every masked position whose token
-        has at least this probability under the raw logits, and always the most confident one
-        (Efficient-DLM, arXiv 2512.14067, App. A). None: the fixed schedule of `steps_per_block`.
-    steps_per_block: with threshold None, the number of denoising steps of a block, floor(masked / steps)
-        commits each and the remainder one each on the first (default: one token per step). With a
-        threshold, a cap: the last allowed step commits whatever is left.
+    policy: which of the open positions a denoising step commits, one of edlm_engine.policies or its text form
+        ("entropy_bound:0.15"). None: what the next two say.
+    threshold, steps_per_block: the short forms of Threshold(threshold, max_steps=steps_per_block) and, with
+        threshold None, of Schedule(steps_per_block).
     block_length: positions that are denoised together; None: the engine's, which is also the most.
     temperature: 0 is greedy. Above, tokens are drawn by Gumbel-max, argmax(logits / T + g).
     top_k, top_p: restrict what is drawn at temperature > 0 (0 and 1.0: no restriction).
@@ -46,7 +38,8 @@ class SamplingParams:
     """
 
     max_new_tokens: int = 128
-    threshold: float | None = 0.9
+    policy: Policy | str | None = None
+    threshold: float | None = DEFAULT_THRESHOLD
     steps_per_block: int | None = None
     block_length: int | None = None
     temperature: float = 0.0
@@ -58,18 +51,15 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self):
-        _number("max_new_tokens", self.max_new_tokens, 1, math.inf, integer=True)
-        if self.threshold is not None:
-            hint = "; threshold=None selects the fixed schedule"
-            _number("threshold", self.threshold, 0.0, 1.0, open_low=True, hint=hint)
-        for name in ("steps_per_block", "block_length"):
-            if getattr(self, name) is not None:
-                _number(name, getattr(self, name), 1, math.inf, integer=True)
-        _number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
-        _number("top_k", self.top_k, 0, 2**31 - 1, integer=True)
-        _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        number("max_new_tokens", self.max_new_tokens, 1, math.inf, integer=True)
+        if self.block_length is not None:
+            number("block_length", self.block_length, 1, integer=True)
+        self._check_policy()
+        number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
+        number("top_k", self.top_k, 0, 2**31 - 1, integer=True)
+        number("top_p", self.top_p, 0.0, 1.0, open_low=True)
         if self.seed is not None:
-            _number("seed", self.seed, 0, 2**63 - 1, integer=True)
+            number("seed", self.seed, 0, 2**63 - 1, integer=True)
         # a frozen dataclass is normalised through object.__setattr__
         stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
         object.__setattr__(self, "stop", stop)
@@ -78,7 +68,42 @@ class SamplingParams:
             if not isinstance(text, str) or not text:
                 raise ValueError(f"stop[{index}] must be a non-empty string, got {text!r}")
         for index, token in enumerate(self.stop_token_ids):
-            _number(f"stop_token_ids[{index}]", token, 0, 2**31 - 1, integer=True)
+            number(f"stop_token_ids[{index}]", token, 0, 2**31 - 1, integer=True)
+
+    def _check_policy(self):
+        if isinstance(self.policy, str):
+            object.__setattr__(self, "policy", parse(self.policy))
+        if self.policy is not None:
+            short = self.threshold != DEFAULT_THRESHOLD or self.steps_per_block is not None
+            if short:
+                raise ValueError("policy: give either a policy, or threshold and steps_per_block, not both")
+            for name in ("rule", "wants", "parameters", "select"):
+                if not hasattr(self.policy, name):
+                    raise ValueError(f"policy must be one of edlm_engine.policies, got {self.policy!r}")
+            return
+        if self.threshold is not None:
+            hint = "; threshold=None selects the fixed schedule"
+            number("threshold", self.threshold, 0.0, 1.0, open_low=True, hint=hint)
+        if self.steps_per_block is not None:
+            number("steps_per_block", self.steps_per_block, 1, integer=True)
+
+    @property
+    def commit_policy(self) -> Policy:
+        """The policy that is given, or that the short forms stand for."""
+        if self.policy is not None:
+            return self.policy
+        if self.threshold is None:
+            return Schedule(self.steps_per_block)
+        return Threshold(self.threshold, self.steps_per_block)
+
+    def override(self, **changes) -> "SamplingParams":
+        """These parameters with others in place of some. A policy replaces a short form, and the other way
+        round."""
+        if changes.get("policy") is not None:
+            changes = {"threshold": DEFAULT_THRESHOLD, "steps_per_block": None} | changes
+        elif changes.keys() & {"threshold", "steps_per_block"}:
+            changes = {"policy": None} | changes
+        return replace(self, **changes)
 
 
 PARAM_NAMES = tuple(field.name for field in fields(SamplingParams))

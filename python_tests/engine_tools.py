@@ -34,5 +34,5 @@ def assert_dropped(engine, request):
 
 def slow_down(engine, seconds=0.004):
     """Makes every step take a while, so that a request is surely still running when the test comes to it."""
-    compute = engine._loop._runner.compute
-    engine._loop._runner.compute = lambda inputs: (time.sleep(seconds), compute(inputs))
+    commit = engine._loop._runner._commit
+    engine._loop._runner._commit = lambda *inputs: (time.sleep(seconds), commit(*inputs))

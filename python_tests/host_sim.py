@@ -23,7 +23,7 @@ class HostSim:
 
     def __init__(self, variant: str, csrc: Path = ROOT / "csrc", name: str = ""):
         self._program = BUILD / (name or variant)
-        folders = [csrc, csrc / "cuda", csrc / "host_sim"]
+        folders = [csrc, csrc / "cuda", csrc / "step", csrc / "host_sim"]
         headers = [path for folder in folders for path in folder.glob("*.*h")]
         sources = [csrc / f"host_sim/{name}.cpp" for name in ("run", "machine", "fiber")]
         newest = max(path.stat().st_mtime for path in [*headers, *sources])

@@ -1,9 +1,15 @@
 """Cases and inputs of every op, shared by its tests and its benchmark, and the comparison with tolerances."""
 
+from copy import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from edlm_engine import ops, policies
+from edlm_engine.steps.block_state import BlockState
+from edlm_engine.steps.inputs import StepBuffer
 
 ABSURD = 2**31 - 1  # in page-table entries that nobody may read
 
@@ -22,7 +28,7 @@ def tensor(shape: tuple[int, ...], dtype: torch.dtype, seed: int, scale: float =
 
 
 def ints(values) -> Tensor:
-    return torch.tensor(values, dtype=torch.int32)
+    return torch.as_tensor(np.asarray(values, np.int32))
 
 
 # rows, columns: odd sizes leave partial vectors; 896 and 1024 are Qwen2.5-0.5B's and Qwen3-0.6B's.
@@ -167,6 +173,15 @@ class StatsCase:
     top_k: int = 0
     top_p: float = 1.0
 
+    def state(self, seed: int = 0) -> BlockState:
+        """What the slots of the rows ask for."""
+        state = BlockState(self.rows, 1, 0)
+        for slot in range(self.rows):
+            sampling = {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+            state.begin_request(slot, policies.Threshold(), **sampling, seed=seed + 2**60 * slot)
+            state.host.step[slot] = slot + 1
+        return state
+
     def inputs(self, dtype: torch.dtype, seed: int = 0) -> dict[str, Tensor | int]:
         """The arguments but ids and stats; row i is slot i at position 3 i + 5."""
         n = self.rows
@@ -176,11 +191,7 @@ class StatsCase:
             "weight": tensor((self.vocab, self.hidden_size), dtype, seed + 1, scale),
             "slots": torch.arange(n).int(),
             "positions": torch.arange(n).int() * 3 + 5,
-            "temperature": torch.full((n,), self.temperature),
-            "top_k": torch.full((n,), self.top_k).int(),
-            "top_p": torch.full((n,), self.top_p),
-            "seed": torch.arange(n) * -(2**60) + seed,
-            "step": torch.arange(n).int() + 1,
+            "state": self.state(seed).records,
             "forbidden_id": self.forbidden_id,
         }
 
@@ -202,93 +213,124 @@ STATS_CASES = {
 }
 
 
-def unmask_state(slots: int, max_block: int, seed: int) -> dict[str, Tensor]:
-    """All arguments of unmask for random blocks: any number masked, either rule, tied confidences."""
-    g = torch.Generator().manual_seed(seed)
+def clone(state: BlockState) -> BlockState:
+    """Another state with the same contents."""
+    other = BlockState(len(state.records), state.tokens.shape[1], state.mask_token_id)
+    other.records.copy_(state.records)
+    return other
 
-    def integers(low: int, high: int, *shape: int) -> Tensor:
-        return torch.randint(low, high, shape, generator=g, dtype=torch.int32)
 
-    masked = (torch.rand(slots, max_block, generator=g) < torch.rand(slots, 1, generator=g)).to(torch.uint8)
-    num_masked = masked.sum(1).int()
-    first_row = (num_masked.cumsum(0) - num_masked).int()
-    rows = int(num_masked.sum())
-    stats = torch.rand(rows, 5, generator=g)
-    stats[:, 4] = integers(0, 12, rows) / 10
-    threshold = integers(-1, 13, slots) / 10
-    return {
-        "ids": integers(0, 1000, rows, 2),
-        "stats": stats,
-        "first_row": torch.where(torch.rand(slots, generator=g) < 0.2, -1, first_row).int(),
-        "threshold": torch.where(torch.rand(slots, generator=g) < 0.4, torch.nan, threshold),
-        "steps_per_block": integers(0, 8, slots),
-        "block_length": integers(1, max_block + 1, slots),
-        "tokens": integers(0, 1000, slots, max_block),
-        "confidence": torch.rand(slots, max_block, generator=g),
-        "commit_step": integers(-1, 5, slots, max_block),
-        "masked": masked,
-        "num_masked": num_masked,
-        "step": integers(0, 10, slots),
-        "status": integers(0, 2, slots),
-    }
+def random_policy(rng: np.random.Generator) -> policies.Policy:
+    """Any policy, with numbers that decide something."""
+    kind = rng.choice(list(policies.BY_NAME))
+    name = next(iter(policies.BY_NAME[kind].__dataclass_fields__))
+    if kind == "schedule":
+        return policies.Schedule(int(rng.integers(1, 8)) if rng.random() < 0.9 else None)
+    if kind == "threshold":
+        steps = int(rng.integers(1, 10)) if rng.random() < 0.5 else None
+        return policies.Threshold(int(rng.integers(1, 11)) / 10, steps)
+    return policies.BY_NAME[kind](**{name: int(rng.integers(1, 11)) / 10})
+
+
+def unmask_state(slots: int, max_block: int, seed: int) -> tuple[BlockState, Tensor, Tensor, Tensor]:
+    """The state for unmask, ids, stats and first_row: random blocks, any number of positions open, more of
+    them wanted or fewer, given ones among the others, any rule, tied keys."""
+    rng = np.random.default_rng(seed)
+    state = BlockState(slots, max_block, 7)
+    host, shape = state.host, (slots, max_block)
+    for slot in range(slots):
+        state.begin_request(slot, random_policy(rng))
+    if slots:
+        host.rule[rng.random(slots) < 0.15] = ops.RULES["selected"]
+    host.block_length[:] = rng.integers(1, max_block + 1, slots)
+    inside = np.arange(max_block) < host.block_length[:, None]
+    host.open[:] = (rng.random(shape) < rng.random((slots, 1))) & inside
+    host.wanted[:] = host.open
+    host.keep_wanted[:] = rng.random(slots) < 0.3
+    more = (rng.random(slots) < 0.3)[:, None] & (rng.random(shape) < 0.8) & inside
+    host.wanted[:] = np.where(more.any(1, keepdims=True), more, host.wanted)
+    host.given[:] = (rng.random(shape) < 0.2) & inside & (host.open == 0)
+    host.selected[:] = rng.random(shape) < 0.4
+    for field, high in ((host.tokens, 1000), (host.commit_step, 5), (host.step, 10), (host.status, 2)):
+        field[:] = rng.integers(0, high, field.shape)
+    host.confidence[:] = rng.random(shape)
+    wanted = host.wanted.sum(1)
+    first_row = np.where(rng.random(slots) < 0.2, -1, wanted.cumsum() - wanted)
+    rows = int(wanted.sum())
+    stats = rng.random((rows, len(ops.STAT_COLUMNS))).astype(np.float32)
+    ties = rng.random(rows) < 0.7
+    stats[ties] = (stats[ties] * 12).round() / 12
+    ids = rng.integers(0, 1000, (rows, len(ops.ID_COLUMNS)))
+    return state, ints(ids), torch.from_numpy(stats), ints(first_row)
+
+
+@dataclass
+class Advance:
+    """Arguments of advance."""
+
+    state: BlockState
+    buffer: StepBuffer
+    control: Tensor
+    link: Tensor
+    flags: int
+
+    def clone(self, device: str = "cpu") -> "Advance":
+        """Another set with the same contents; on a GPU, `link` is memory that both sides see."""
+        other, batch = copy(self), self.buffer.heads // self.state.tokens.shape[1]
+        slots, width = self.state.tokens.shape
+        other.state = BlockState(slots, width, self.state.mask_token_id, device)
+        other.state.records.copy_(self.state.records)
+        other.buffer = StepBuffer(slots, width, batch, bool(self.flags & ops.SHIFT), device)
+        other.buffer.buffer.copy_(self.buffer.buffer)
+        other.control = self.control.to(device, copy=True)
+        other.link = self.link.clone() if device == "cpu" else self.link.clone().pin_memory()
+        return other
+
+    def arguments(self) -> tuple:
+        """Of the op."""
+        return self.state.records, self.buffer.buffer, self.control, self.link, self.flags
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What the op may change."""
+        return {"state": self.state.records, "inputs": self.buffer.buffer, "control": self.control[:4],
+                "link": self.link}  # fmt: skip
 
 
 def advance_state(
-    slots: int,
-    batch: int,
-    max_block: int,
-    seed: int,
-    *,
-    shift=False,
-    autoregressive=False,
-    lay_out_only=False,
-) -> dict[str, Tensor | int | bool]:
-    """All arguments of advance: blocks that are under way, finished, failed, at their end or at a stop id,
-    some inactive, some that the host wants ended; what the op only writes is poisoned."""
-    g = torch.Generator().manual_seed(seed)
-
-    def integers(low: int, high: int, *shape: int) -> Tensor:
-        return torch.randint(low, high, shape, generator=g, dtype=torch.int32)
-
-    def often(share: float, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=g) < share
-
-    shift |= autoregressive
-    full_length = (integers(0, 1000, slots) % max_block + 1).int()
-    block_length = torch.minimum(full_length, integers(1, max_block + 1, slots))
-    inside = torch.arange(max_block) < block_length[:, None]
-    finished = often(0.4, slots)
-    masked = (often(0.5, slots, max_block) & inside & ~finished[:, None]).to(torch.uint8)
-    finished = masked.sum(1) == 0
-    start = integers(max_block, 500, slots)
-    state = torch.randint(0, 256, (64 * (1 + seed % 5),), generator=g, dtype=torch.uint8)
-    heads, rows = batch * max_block, (1 if autoregressive else 2) * batch * max_block
-    arguments = {
-        "tokens": integers(0, 60, slots, max_block),
-        "masked": masked,
-        "clean": integers(0, 60, slots, max_block),
-        "num_masked": masked.sum(1).int(),
-        "block_length": block_length,
-        "step": integers(0, 9, slots),
-        "status": torch.where(often(0.1, slots), -1, finished.int()).int(),
-        "active": often(0.8, slots).int(),
-        "start": start,
-        "pending": integers(int(shift), max_block + 1, slots),
-        "end": (start + block_length + integers(0, 3, slots) * integers(1, max_block + 1, slots)).int(),
-        "full_length": full_length,
-        "stop_ids": torch.where(often(0.1, slots, 8), integers(0, 60, slots, 8), -1).int(),
-    }
-    written = {
-        "token_ids": (rows,), "row_slots": (rows,), "positions": (rows,), "query_blocks": (2 * batch, 6),
-        "head_rows": (heads,), "head_slots": (heads,), "head_positions": (heads,), "first_row": (slots,),
-    }  # fmt: skip
-    arguments |= {name: torch.full(shape, ABSURD, dtype=torch.int32) for name, shape in written.items()}
-    arguments["control"] = ints([7, 7, 77, seed % 1000])
-    arguments["snapshot"] = state
-    arguments["ring"] = torch.full((3, len(state)), 99, dtype=torch.uint8)
-    arguments["host"] = torch.cat((ints([seed % 1000, seed % 7 == 0]), often(0.1, slots).int()))
-    mask_id = -1 if autoregressive else 3
-    return arguments | {"mask_id": mask_id, "shift": shift, "lay_out_only": lay_out_only}
+    slots: int, batch: int, max_block: int, seed: int, *, shift=False, lay_out_only=False
+) -> Advance:
+    """Arguments of advance: blocks that are under way, finished, failed, at their end or at a stop id, some
+    with given tokens, some inactive, some that the host wants ended; what the op only writes is poisoned."""
+    rng = np.random.default_rng(seed)
+    state = BlockState(slots, max_block, 3)
+    host, shape = state.host, (slots, max_block)
+    host.mask_id[:] = 3
+    for field in (host.tokens, host.clean):
+        field[:] = rng.integers(0, 60, shape)
+    host.full_length[:] = rng.integers(1, max_block + 1, slots)
+    host.block_length[:] = np.minimum(host.full_length, rng.integers(1, max_block + 1, slots))
+    inside = np.arange(max_block) < host.block_length[:, None]
+    host.open[:] = (rng.random(shape) < 0.5) & inside & (rng.random(slots) < 0.6)[:, None]
+    host.wanted[:] = np.where((rng.random(slots) < 0.3)[:, None], inside, host.open)
+    host.given[:] = (rng.random(shape) < 0.2) & inside & (host.open == 0)
+    finished = host.open.sum(1) == 0
+    host.step[:] = rng.integers(0, 9, slots)
+    host.status[:] = np.where(rng.random(slots) < 0.1, -1, finished)
+    host.active[:] = rng.random(slots) < 0.8
+    host.start[:] = rng.integers(max_block, 500, slots)
+    host.pending[:] = rng.integers(int(shift), max_block + 1, slots)
+    host.end[:] = (
+        host.start + host.block_length + rng.integers(0, 3, slots) * rng.integers(1, max_block + 1, slots)
+    )
+    stop = (slots, host.stop_ids.shape[1])
+    host.stop_ids[:] = np.where(rng.random(stop) < 0.1, rng.integers(0, 60, stop), -1)
+    buffer = StepBuffer(slots, max_block, batch, shift)
+    buffer.buffer.fill_(ABSURD)
+    written = seed % 1000
+    link = torch.full((4, state.records.numel()), 99, dtype=torch.int32)
+    link[0, : 2 + slots] = ints([written, seed % 7 == 0, *(rng.random(slots) < 0.1)])
+    flags = ops.LAY_OUT | (ops.SHIFT if shift else 0) | (0 if lay_out_only else ops.TAKE | ops.SNAPSHOT)
+    return Advance(state, buffer, ints([7, 7, 77, written, 0, 0, 0, 0]), link, flags)
 
 
 # slots, batch, longest block and switches of advance_state()
@@ -299,7 +341,7 @@ ADVANCE_CASES = {
     "long": (19, 16, 40, {}),
     "long_shift": (19, 16, 70, {"shift": True}),
     "shift": (5, 4, 8, {"shift": True}),
-    "autoregressive": (9, 8, 1, {"autoregressive": True}),
+    "autoregressive": (9, 8, 1, {"shift": True}),
     "lay_out": (5, 4, 8, {"lay_out_only": True}),
     "lay_out_shift": (5, 4, 8, {"lay_out_only": True, "shift": True}),
 }

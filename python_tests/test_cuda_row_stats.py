@@ -7,6 +7,9 @@ import torch
 from host_sim import DTYPES, HostSim, poisoned
 from reference import ops as reference
 
+from edlm_engine.policies import Threshold
+from edlm_engine.steps.block_state import BlockState
+
 SLOTS = 4
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 
@@ -16,22 +19,23 @@ def simulator(request) -> HostSim:
     return HostSim(request.param)
 
 
-def settings(temperature=0.0, top_k=0, top_p=1.0) -> dict:
+def settings(temperature=0.0, top_k=0, top_p=1.0) -> BlockState:
     """Per slot; slot 3 is always greedy."""
-    return {
-        "temperature": torch.tensor([temperature] * 3 + [0.0]),
-        "top_k": torch.full((SLOTS,), top_k, dtype=torch.int32),
-        "top_p": torch.full((SLOTS,), top_p),
-        "seed": torch.tensor([1, 2**40 + 7, -3, 4]),
-        "step": torch.tensor([0, 5, 100, 2], dtype=torch.int32),
-    }
+    state = BlockState(SLOTS, 1, None)
+    for slot, seed in enumerate((1, 2**40 + 7, -3, 4)):
+        own = temperature if slot < 3 else 0.0
+        state.begin_request(slot, Threshold(), temperature=own, top_k=top_k, top_p=top_p, seed=seed)
+    state.host.step[:] = [0, 5, 100, 2]
+    return state
 
 
 def logits_of(rows: int, vocab: int, dtype, scale=3.0) -> torch.Tensor:
     return (torch.randn(rows, vocab, generator=torch.Generator().manual_seed(vocab)) * scale).to(dtype)
 
 
-def run(simulator: HostSim, logits: torch.Tensor, own: dict, forbidden=-1, seed=0, parts=None, slots=None):
+def run(
+    simulator: HostSim, logits: torch.Tensor, own: BlockState, forbidden=-1, seed=0, parts=None, slots=None
+):
     """ids and stats of the kernel and of the reference."""
     rows, vocab = logits.shape
     slots = torch.tensor([i % SLOTS for i in range(rows)] if slots is None else slots, dtype=torch.int32)
@@ -40,7 +44,7 @@ def run(simulator: HostSim, logits: torch.Tensor, own: dict, forbidden=-1, seed=
     simulator.run(
         "row_stats", seed, ["ids", "stats"], dtype=DTYPES[logits.dtype], rows=rows, vocab=vocab,
         row_slots=slots, positions=positions, forbidden_id=forbidden, parts=parts, logits=logits, ids=ids,
-        stats=stats, **own,
+        stats=stats, state=own.records, slots=SLOTS, words=own.records.shape[1],
     )  # fmt: skip
     want = reference_of(logits, slots, positions, own, forbidden)
     return ids, stats, *want
@@ -52,7 +56,7 @@ def reference_of(logits, slots, positions, own, forbidden):
     for i, row in enumerate(logits.float()):
         one = slice(i, i + 1)
         ids[one], stats[one] = reference.row_stats(
-            torch.ones(1, 1), row[:, None], slots[one], positions[one], **own, forbidden_id=forbidden
+            torch.ones(1, 1), row[:, None], own.records, slots[one], positions[one], forbidden
         )
     return ids, stats
 

@@ -60,7 +60,7 @@ weight = quantize_weight(inputs.pop("weight"))
 q, scale = reference.quantize_rows(inputs.pop("hidden"))
 exact = reference.int8_linear(q, scale, *weight)
 ids, stats = torch.zeros(552, 2, dtype=torch.int32), torch.zeros(552, 5)
-ops.row_stats_int8(q, scale, ops.pack_int8_weight(*weight), 64, **inputs, ids=ids, stats=stats)
+ops.row_stats_quantized(q, scale, ops.pack_int8_weight(*weight), 64, **inputs, ids=ids, stats=stats)
 want_ids, want_stats = reference.row_stats(torch.eye(552), exact.T.contiguous(), **inputs)
 assert torch.equal(ids, want_ids)
 assert_close(stats, want_stats, 1e-4, 1e-5)
@@ -147,7 +147,7 @@ def test_refused_arguments(simulated):
     assert done.stdout.splitlines() == REFUSALS, done.stderr
 
 
-@pytest.mark.parametrize("stepping", ["eager", "static"])
+@pytest.mark.parametrize("stepping", ["eager", "direct"])
 @pytest.mark.parametrize("arch", ["qwen3", "qwen2"])
 def test_engine(simulated, tmp_path, arch, stepping):
     """Four prompts at once, greedy and sampled, filtered and not: the tokens that the CPU's kernels give."""
@@ -168,7 +168,7 @@ def test_int8_engine(simulated, tmp_path, arch, before):
         folder = quantize_checkpoint(folder, tmp_path / "int8")
     with Engine(folder, device="cpu", dtype="float32", quantization="int8") as engine:
         want = [[r.token_ids, r.commit_steps] for r in engine.generate(PROMPTS, PARAMS)]
-    options = '{"quantization": "int8", "stepping": "static"}'
+    options = '{"quantization": "int8", "stepping": "direct"}'
     done = run_with(simulated, "-c", GENERATE, folder, "float32", options)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == want
@@ -222,6 +222,6 @@ def test_engine_in_bfloat16(simulated, tmp_path):
 def test_bundled_model(simulated):
     with Engine("edlm-tiny", device="cpu", dtype="float32") as engine:
         want = [[r.token_ids, r.commit_steps] for r in engine.generate(PROMPTS, PARAMS)]
-    done = run_with(simulated, "-c", GENERATE, "edlm-tiny", "float32", '{"stepping": "static"}')
+    done = run_with(simulated, "-c", GENERATE, "edlm-tiny", "float32", '{"stepping": "direct"}')
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == want

@@ -24,7 +24,7 @@ PARAMS = [
 no_loop = pytest.mark.skipif(bool(reason := why_unsupported()), reason=reason or "")
 PLACES = [
     pytest.param(("cpu", "eager"), id="cpu-eager"),
-    pytest.param(("cpu", "static"), id="cpu-static"),
+    pytest.param(("cpu", "direct"), id="cpu-direct"),
     pytest.param(("cuda", "eager"), id="cuda-eager", marks=no_cuda),
     pytest.param(("cuda", "graph"), id="cuda-graph", marks=no_cuda),
     pytest.param(("cuda", "device"), id="cuda-device", marks=[no_cuda, no_loop]),
@@ -44,14 +44,11 @@ def checkpoint(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("prefill", ["block_causal", "bidirectional", "causal"])
-@pytest.mark.parametrize("fused_commit", [True, False])
-def test_same_tokens_as_alone_on_the_cpu(checkpoint, place, prefill, fused_commit):
-    if place["stepping"] != "eager" and not fused_commit:
-        pytest.skip("a step that the device leads fuses commits")
+def test_same_tokens_as_alone_on_the_cpu(checkpoint, place, prefill):
     options = {"dtype": "float32", "prefill": prefill}
     with Engine(checkpoint, device="cpu", stepping="eager", max_batch_size=1, **options) as engine:
         want = [engine.generate(p, own) for p, own in zip(PROMPTS, PARAMS, strict=True)]
-    with Engine(checkpoint, fused_commit=fused_commit, **place, **options) as engine:
+    with Engine(checkpoint, **place, **options) as engine:
         got = engine.generate(PROMPTS, PARAMS)
         assert (
             engine.generate(PROMPTS[0], PARAMS[0]).token_ids == want[0].token_ids

@@ -197,7 +197,7 @@ def test_quantised_row_stats(kind, device):
     want = reference.row_stats(**inputs | {"hidden": torch.eye(35), "weight": exact.T.contiguous()})
     ids, stats = torch.zeros(35, 2, dtype=torch.int32, device=device), torch.zeros(35, 5, device=device)
     del inputs["hidden"], inputs["weight"]
-    ops.row_stats_int8(
+    ops.row_stats_quantized(
         q, scale, packed(weight, kind, device), 3001, **to(device, inputs), ids=ids, stats=stats
     )
     assert torch.equal(ids.cpu(), want[0])
@@ -206,13 +206,11 @@ def test_quantised_row_stats(kind, device):
 
 @pytest.mark.parametrize("seed", range(8), ids=lambda s: "small_0" if s == 0 else str(s))
 def test_unmask(seed, device):
-    state = unmask_state(slots=24, max_block=(1, 4, 16, 32)[seed % 4], seed=seed)
-    want = {name: value.clone() for name, value in state.items()}
-    reference.unmask(**want)
-    state = to(device, state)
-    ops.unmask(**state)
-    for name, value in want.items():
-        assert torch.equal(state[name].cpu().nan_to_num(-9), value.nan_to_num(-9)), name
+    want, *rows = unmask_state(slots=24, max_block=(1, 4, 16, 32)[seed % 4], seed=seed)
+    records = want.records.to(device, copy=True)
+    reference.unmask(want, *rows)
+    ops.unmask(records, *(tensor.to(device) for tensor in rows))
+    assert torch.equal(records.cpu(), want.records)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -220,16 +218,13 @@ def test_unmask(seed, device):
 def test_advance(case, seed, device):
     slots, batch, max_block, switches = case
     want = advance_state(slots, batch, max_block, seed, **switches)
-    got = to(device, advance_state(slots, batch, max_block, seed, **switches))
-    if device == "cuda":  # what the host reads while the device goes on
-        got |= {name: want[name].clone().pin_memory() for name in ("ring", "host")}
-    reference.advance(**want)
-    ops.advance(**got)
+    got = want.clone(device)
+    reference.advance(want.state, want.buffer, want.control, want.link, want.flags)
+    ops.advance(*got.arguments())
     if device == "cuda":
         torch.cuda.synchronize()
-    for name, value in want.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(got[name].cpu(), value), name
+    for name, value in want.tensors().items():
+        assert torch.equal(got.tensors()[name].cpu(), value), name
 
 
 @no_cuda

@@ -217,7 +217,7 @@ def test_exception_in_a_step_reaches_every_caller(engine):
     expected = engine.generate(PROMPT, max_new_tokens=20).token_ids
     runner, step = engine._loop._runner, engine._loop._runner.step
 
-    def fail_once(inputs):
+    def fail_once(*inputs):
         runner.step = step
         raise MemoryError("no room for activations")
 

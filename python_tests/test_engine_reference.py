@@ -44,20 +44,17 @@ def assert_same(result, expected):
     assert result.forwards.denoising == forwards
 
 
-@pytest.mark.parametrize("fused_commit", (True, False), ids=("fused", "unfused"))
 @pytest.mark.parametrize("prefill", PREFILLS)
 @pytest.mark.parametrize("block_length", (1, 4, 16, 32))
 @pytest.mark.parametrize("shape", SHAPES)
-def test_blocks_and_prefills(folders, shape, block_length, prefill, fused_commit):
+def test_blocks_and_prefills(folders, shape, block_length, prefill):
     model = reference.load(folders[shape])
     params = SamplingParams(max_new_tokens=37, threshold=0.5)
     options = {"block_length": block_length, "prefill": prefill}
-    with Engine(folders[shape], dtype="float32", fused_commit=fused_commit, **options) as engine:
+    with Engine(folders[shape], dtype="float32", **options) as engine:
         for prompt, result in zip(prompts(4), engine.generate(prompts(4), params), strict=True):
             assert_same(result, reference.generate(model, prompt, params, **options))
-            assert result.forwards.prefill == (0 if fused_commit else 1)
-            blocks = -(-len(result.token_ids) // block_length)
-            assert result.forwards.commit == (0 if fused_commit else blocks - 1)
+            assert result.forwards.prefill == 0
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -101,13 +98,12 @@ def test_prompt_longer_than_one_forward(folders, prefill, monkeypatch):
         assert result.forwards.prefill == 2  # 130 rows in three forwards, the last with the first block
 
 
-@pytest.mark.parametrize("fused_commit", (True, False), ids=("fused", "unfused"))
 @pytest.mark.parametrize("block_length", (1, 4, 16))
-def test_token_shift(tmp_path, block_length, fused_commit):
+def test_token_shift(tmp_path, block_length):
     folder = write_checkpoint(tmp_path / "dream", config_dict(dlm_type="dream"))
     model, params = reference.load(folder), SamplingParams(max_new_tokens=21, threshold=0.5)
     options = {"block_length": block_length}
-    with Engine(folder, dtype="float32", fused_commit=fused_commit, **options) as engine:
+    with Engine(folder, dtype="float32", **options) as engine:
         for prompt in prompts(5):
             assert_same(engine.generate(prompt, params), reference.generate(model, prompt, params, **options))
 

@@ -64,10 +64,10 @@ def test_models(done, model):
         assert row["tokens_per_forward"] == pytest.approx(
             document["block_length"] / document["steps_per_block"]
         )
-    assert [row["stepping"] for row in document["loops"]] == ["eager", "static"]
+    assert [row["stepping"] for row in document["loops"]] == ["eager", "direct"]
     for row in document["loops"]:
         assert row["ms_per_step"] > 0 and row["host_ms_per_step"] > 0
-    assert [row["stepping"] for row in document["activity"]] == ["eager", "static"]
+    assert [row["stepping"] for row in document["activity"]] == ["eager", "direct"]
     for row in document["activity"]:
         assert row["synchronisations_per_block"] == 0 and row["outside_kernels_share"] is None
     assert [row["what"] for row in document["baselines"]] == [

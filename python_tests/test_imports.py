@@ -13,7 +13,7 @@ LEVELS = [
     ["__init__", "errors", "progress", "config", "packing"],
     ["ops", "hardware"],
     ["steps"],
-    ["params", "models"],
+    ["params", "policies", "models"],
     ["outputs", "settings", "checkpoints"],
     ["core"],
     ["device_led"],

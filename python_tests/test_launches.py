@@ -4,6 +4,7 @@ say that it has ended, and that a step is captured as it must be."""
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -130,15 +131,17 @@ def test_loop_steps(monkeypatch):
 
 def run_ahead(monkeypatch, name: str) -> RunAhead:
     class State:
-        step = torch.zeros(4)
-        uploads = 0
+        records = torch.zeros(4, 1)
+
+        def __init__(self):
+            self.active_then = []
 
         def upload(self):
-            self.uploads += 1
+            self.active_then.append(self.host.active.tolist())
 
     runner = Runner()
     runner.state = State()
-    runner.state.host = type("Host", (), {"active": torch.ones(4)})()
+    runner.state.host = SimpleNamespace(active=np.ones(4, np.int32))
     monkeypatch.setattr(ahead, "HostLink", lambda state, ring_size: None)
     return RunAhead(name, None, runner, None)
 
@@ -147,7 +150,8 @@ def test_a_step_is_captured_while_it_has_nothing_to_do(monkeypatch):
     own, step = run_ahead(monkeypatch, "graph"), Step()
     assert isinstance(own._make_way(step), GraphSteps)
     state = own._runner.state
-    assert state.host.active.tolist() == [0] * 4 and state.uploads == 1 and step.log[0] == "laid out"
+    assert state.active_then == [[0] * 4] and step.log[0] == "laid out"
+    assert state.host.active.tolist() == [1] * 4  # as before, for the steps that follow
 
 
 def test_where_there_is_no_loop_on_the_gpu_a_graph_per_step_takes_its_place(monkeypatch):

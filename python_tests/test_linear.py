@@ -122,7 +122,7 @@ def test_large_matrices_are_quantised_in_pieces():
 
 @pytest.mark.parametrize("case", ["greedy", "sampled", "filtered"])
 def test_int8_head(case, dtype):
-    """row_stats_int8 is row_stats of the logits that the quantised factors have."""
+    """row_stats_quantized is row_stats of the logits that the quantised factors have."""
     changes = {"greedy": {}, "sampled": {"temperature": 0.8}, "filtered": {"temperature": 1.5, "top_k": 20}}[
         case
     ]
@@ -134,7 +134,7 @@ def test_int8_head(case, dtype):
     want = reference.row_stats(**inputs | {"hidden": torch.eye(35), "weight": exact.T.contiguous()})
     ids, stats = torch.zeros(35, 2, dtype=torch.int32), torch.zeros(35, 5)
     del inputs["hidden"], inputs["weight"]
-    ops.row_stats_int8(
+    ops.row_stats_quantized(
         hidden=q, hidden_scale=q_scale, weight=ops.pack_int8_weight(*weight), vocab=3001, **inputs, ids=ids,
         stats=stats,
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """edlm_engine.tools.metering: the same counts whoever leads the steps, and times that add up."""
 
 import gc
-import threading
 import time
 import weakref
 
@@ -10,7 +9,8 @@ from checkpoints import config_dict, write_checkpoint
 from engine_tools import slow_down
 
 from edlm_engine import Engine
-from edlm_engine.tools.metering import CpuTime, Meter
+from edlm_engine.core.observers import MOMENTS
+from edlm_engine.tools.metering import CpuTime, Meter, Spans
 
 PROMPTS = [[5, 9, 2, 77], list(range(1, 40))]
 PARAMS = {"max_new_tokens": 40, "threshold": None, "steps_per_block": 4, "ignore_eos": True}
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp("metering") / "checkpoint", config_dict())
 
 
-@pytest.mark.parametrize("stepping", ["eager", "static"])
+@pytest.mark.parametrize("stepping", ["eager", "direct"])
 def test_counts_and_shares(folder, stepping):
     with Engine(folder, dtype="float32", stepping=stepping) as engine:
         slow_down(engine, 0.01)
@@ -39,42 +39,63 @@ def test_counts_and_shares(folder, stepping):
     assert found["forwards_per_s"] == pytest.approx(found["tokens_per_s"] * 12 / 80)
 
 
-def test_captured_steps_are_counted_though_nobody_sees_them(folder):
-    """As on a GPU: replays come by neither forward nor compute."""
+def test_captured_steps_are_counted_though_nobody_sees_them(folder, monkeypatch):
+    """As on a GPU: replays come by neither forward nor commit."""
+    monkeypatch.setattr(Spans, "seconds", lambda self: [0.01])  # of the prompt's step alone
     with Engine(folder, dtype="float32") as engine:
-        meter = Meter(engine)
-        meter._forwards.seconds = lambda: [0.01]  # of the prompt's step alone
-        found = meter.run(PROMPTS, **PARAMS)
+        found = Meter(engine).run(PROMPTS, **PARAMS)
     assert found["steps"] == 12 and found["ms_per_step"] > 0
     assert found["ms_per_forward"] is found["scheduler_and_python_share"] is None
 
 
-def test_cpu_time_of_sleep_is_none_and_wait_waits():
+def test_cpu_time_of_sleep_is_none():
     spent = CpuTime()
-    call = spent.around(lambda: time.sleep(0.1))
-    thread = threading.Thread(target=call)
-    thread.start()
-    time.sleep(0.02)
-    spent.wait()
-    assert not spent._idle.is_set() or 0 < spent.seconds < 0.05
-    thread.join()
+    spent.end()  # of a moment that had begun before anybody looked
+    assert spent.seconds == 0
+    spent.begin()
+    time.sleep(0.1)
+    spent.end()
     assert 0 < spent.seconds < 0.05
 
 
-def test_cpu_time_of_a_call_that_fails():
-    spent = CpuTime()
+class Noted:
+    """An observer that writes down what it is told."""
 
-    def fail():
-        raise ValueError
+    def __init__(self):
+        self.told = []
 
-    with pytest.raises(ValueError):
-        spent.around(fail)()
-    spent.wait()
-    assert spent.seconds > 0
+    def begin(self, moment: str):
+        self.told.append(moment)
+
+    def end(self, moment: str):
+        self.told.append(f"/{moment}")
+
+
+@pytest.mark.parametrize("stepping", ["eager", "direct"])
+def test_observers_come_and_go(folder, stepping):
+    """Several see the same moments, in order and each with its end; afterwards nobody is told anything."""
+    one, other = Noted(), Noted()
+    with Engine(folder, dtype="float32", stepping=stepping) as engine:
+        engine.generate([5, 9], max_new_tokens=20)
+        with engine.observe(one), engine.observe(other):
+            Meter(engine).run([[5, 9]], max_new_tokens=20)
+        seen = list(one.told)
+        engine.generate([5, 9], max_new_tokens=20)
+    assert one.told == other.told == seen and set(MOMENTS) <= set(seen) and "/read" in seen
+    open_now = []
+    for moment in seen:
+        if moment.startswith("/"):
+            assert open_now.pop() == moment[1:]
+        else:
+            assert moment in MOMENTS
+            open_now.append(moment)
+    assert not open_now
+    assert seen[:2] == ["step", "layout"]
+    assert seen.count("forward") == seen.count("commit") == seen.count("read") > 0
 
 
 def test_a_metered_engine_can_be_forgotten(folder):
-    with Engine(folder, stepping="static") as engine:
+    with Engine(folder, stepping="direct") as engine:
         Meter(engine).run(PROMPTS, **PARAMS)
     gone = weakref.ref(engine)
     del engine

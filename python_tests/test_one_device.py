@@ -10,15 +10,14 @@ from torch.utils._pytree import tree_leaves
 from edlm_engine.checkpoints.folder import Checkpoint, DummyTensors
 from edlm_engine.core.runner import Runner
 from edlm_engine.models.weights import load_transformer
-from edlm_engine.steps import block_state
-from edlm_engine.steps.inputs import QueryBlock
+from edlm_engine.steps.block_state import BlockState
+from edlm_engine.steps.inputs import ForwardInputs, QueryBlock, append_blocks
 from edlm_engine.steps.kv_cache import PagedKVCache
-from edlm_engine.steps.layout import ForwardBuilder
 
 ELSEWHERE = torch.device("meta")
 MOVES = ("_to_copy", "copy_", "_copy_from")
 OPS = {"rms_norm", "silu_mul", "qkv_prepare", "block_attention", "unmask"}
-PRODUCTS = {None: {"row_stats"}, "int8": {"quantize_rows", "linear", "row_stats_int8"}}
+PRODUCTS = {None: {"row_stats"}, "int8": {"quantize_rows", "linear", "row_stats_quantized"}}
 PRODUCTS["fp8"] = PRODUCTS["int8"]
 
 
@@ -38,15 +37,11 @@ class Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-class DeviceState:
-    """The tensors of a BlockState without their host side, which needs a GPU's driver."""
-
-    mask_token_id = 127
+class DeviceState(BlockState):
+    """A BlockState whose two sides cannot be copied into each other: one of them has no data."""
 
     def __init__(self, slots: int, length: int):
-        shapes = {"position": (slots, length), "slot": (slots,), "stop": (slots, 8)}
-        for name, (dtype, kind) in block_state.FIELDS.items():
-            setattr(self, name, torch.zeros(shapes[kind], dtype=dtype, device=ELSEWHERE))
+        super().__init__(slots, length, 127, ELSEWHERE)
         self.moves = []
 
     def upload(self):
@@ -56,16 +51,22 @@ class DeviceState:
         self.moves.append("down")
 
 
+def some_inputs() -> ForwardInputs:
+    """A block of masks in slot 1, all of it wanted, and a prompt in slot 0."""
+    positions = torch.arange(16, 32, dtype=torch.int32)
+    ones, rows = torch.ones(16, dtype=torch.int32), torch.arange(16, dtype=torch.int32)
+    table = torch.tensor([[1, 16, 16, 32, 0, 0]], dtype=torch.int32)
+    first_row = torch.tensor([-1, 0], dtype=torch.int32)
+    block = ForwardInputs(127 * ones, ones, positions, table, rows, ones, positions, first_row)
+    return append_blocks(block, [(QueryBlock(0, 0, 5, 5), list(range(5)))])
+
+
 @pytest.mark.parametrize("arch", ["qwen3", "qwen2"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("quantization", PRODUCTS)
 def test_a_step(tmp_path, arch, dtype, quantization):
     checkpoint = Checkpoint(write_checkpoint(tmp_path / "model", config_dict(arch, head_dim=64)))
-    builder = ForwardBuilder(2)
-    builder.add(QueryBlock(0, 0, 5, 5), range(5))
-    row = builder.add(QueryBlock(1, 16, 16, 32), [127] * 16)
-    builder.want(1, torch.arange(row, row + 16).numpy(), torch.arange(16, 32).numpy())
-    inputs = builder.build()
+    inputs = some_inputs()
     for name in inputs.__dataclass_fields__:
         setattr(inputs, name, getattr(inputs, name).to(ELSEWHERE))
     model = load_transformer(

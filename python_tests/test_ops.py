@@ -16,7 +16,7 @@ from edlm_engine.models.quantization import quantize_weight
 HERE = Path(__file__).parent
 OP_TESTS = [
     HERE / f"test_{name}.py"
-    for name in ("rms_norm", "silu_mul", "qkv_prepare", "block_attention", "row_stats", "linear")
+    for name in ("rms_norm", "silu_mul", "qkv_prepare", "block_attention", "row_stats", "linear", "unmask")
 ]
 
 
@@ -49,7 +49,7 @@ def arguments(op: str) -> dict:
         weight = ops.pack_int8_weight(*quantize_weight(tensor((999, 512), torch.float32, 1)))
         q = torch.arange(20 * 512).view(20, 512).remainder(255).to(torch.uint8) + 1
         return {"x": q, "x_scale": torch.linspace(0.1, 1, 20), "weight": weight, "out": torch.zeros(20, 999)}
-    if op == "row_stats_int8":
+    if op == "row_stats_quantized":
         inputs = arguments("row_stats")
         weight = ops.pack_int8_weight(*quantize_weight(inputs["weight"]))
         q, scale = reference.quantize_rows(inputs["hidden"])
@@ -57,7 +57,8 @@ def arguments(op: str) -> dict:
     if op == "row_stats":
         inputs = StatsCase(19, 64, 9001, temperature=0.8).inputs(torch.float32)
         return inputs | {"ids": torch.zeros(19, 2, dtype=torch.int32), "stats": torch.zeros(19, 5)}
-    return unmask_state(slots=64, max_block=32, seed=1)
+    state, *rest = unmask_state(slots=64, max_block=32, seed=1)
+    return {"state": state.records} | dict(zip(("ids", "stats", "first_row"), rest, strict=True))
 
 
 ALL_OPS = pytest.mark.parametrize(
@@ -70,7 +71,7 @@ ALL_OPS = pytest.mark.parametrize(
         "qkv_prepare",
         "block_attention",
         "row_stats",
-        "row_stats_int8",
+        "row_stats_quantized",
         "unmask",
     ],
 )
@@ -139,7 +140,8 @@ def test_nothing_to_do():
     """No rows, no blocks, no slots: nothing happens, and nothing fails."""
     inputs = StatsCase(0, 64, 100).inputs(torch.float32)
     ops.row_stats(**inputs, ids=torch.zeros(0, 2, dtype=torch.int32), stats=torch.zeros(0, 5))
-    ops.unmask(**unmask_state(slots=0, max_block=4, seed=0))
+    state, *rest = unmask_state(slots=0, max_block=4, seed=0)
+    ops.unmask(state.records, *rest)
     attention = arguments("block_attention")
     attention["query_blocks"] = attention["query_blocks"][:0]
     ops.block_attention(**attention)

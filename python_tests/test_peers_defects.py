@@ -6,9 +6,9 @@ import pytest
 import torch
 from checkpoints import EOS, MASK, config_dict, random_weights, write_checkpoint
 
-from edlm_engine import Engine, SamplingParams, ops
-from edlm_engine.steps.block_state import BlockState
-from edlm_engine.steps.confidence import commit_confident
+from edlm_engine import Engine, ops
+from edlm_engine.policies import Schedule, Threshold
+from edlm_engine.steps.block_state import OPEN, BlockState
 
 PROMPT = [3, 14, 15, 92, 65]
 
@@ -23,19 +23,19 @@ def step(state: BlockState, confidence: dict[int, list[float]], ids=None):
     stats = torch.zeros(len(rows), 5)
     stats[:, 0] = stats[:, 4] = torch.tensor(rows)
     chosen = torch.arange(len(rows)) + 10 if ids is None else torch.tensor(ids)
-    commit_confident(state, torch.stack([chosen, chosen], 1).int(), stats, first_row)
+    ops.unmask(state.records, torch.stack([chosen, chosen], 1).int(), stats, first_row)
 
 
-def block(length: int, slots=1, **params) -> BlockState:
+def block(length: int, policy, slots=1) -> BlockState:
     state = BlockState(slots, 8, MASK)
     for slot in range(slots):
-        state.begin_request(slot, SamplingParams(**params), 0)
-        state.begin_block(slot, length)
+        state.begin_request(slot, policy)
+        state.begin_block(slot, [OPEN] * length)
     return state
 
 
 def left(state: BlockState, slot=0) -> list[int]:
-    return state.masked[slot].nonzero().flatten().tolist()
+    return state.open[slot].nonzero().flatten().tolist()
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,12 @@ def engine(tmp_path_factory):
 
 def test_sdar_top_k_larger_than_the_masks_left_overwrites_nothing():
     """A schedule of 3 per step meets 2 masks: k = min(n, masks)."""
-    state = block(6, threshold=None, steps_per_block=2)
-    state.masked[0, :4] = 0
+    state = block(6, Schedule(2))
+    state.open[0, :4] = state.wanted[0, :4] = 0
     state.tokens[0, :4] = torch.tensor([1, 2, 3, 4], dtype=torch.int32)
-    state.num_masked[0] = 2
     step(state, {0: [0.2, 0.1]})
     assert state.tokens[0].tolist() == [1, 2, 3, 4, 10, 11, MASK, MASK]
-    assert (int(state.num_masked[0]), int(state.status[0])) == (0, 1)
+    assert left(state) == [] and int(state.status[0]) == 1
 
 
 def test_sdar_top_k_of_one_does_not_make_every_confidence_one(engine):
@@ -91,10 +90,10 @@ def test_sdar_and_sglang_mask_id_is_never_emitted(tmp_path, temperature):
 def test_jetengine_fallback_takes_the_most_confident_alone_and_in_a_batch():
     """Nothing reaches the threshold: the best position goes, not the leftmost, whatever runs beside it."""
     confidences = {0: [0.1, 0.3, 0.2], 1: [0.3, 0.1, 0.2], 2: [0.1, 0.2, 0.3]}
-    together = block(3, slots=3, threshold=0.9)
+    together = block(3, Threshold(0.9), slots=3)
     step(together, confidences)
     for slot, values in confidences.items():
-        alone = block(3, threshold=0.9)
+        alone = block(3, Threshold(0.9))
         step(alone, {0: values})
         best = max(range(3), key=values.__getitem__)
         assert left(alone) == left(together, slot) == [j for j in range(3) if j != best]
@@ -102,20 +101,20 @@ def test_jetengine_fallback_takes_the_most_confident_alone_and_in_a_batch():
 
 def test_lmdeploy_best_confidence_is_reported_as_it_is():
     """The forced best keeps its own score; the threshold is not written over it."""
-    state = block(3, threshold=0.9)
+    state = block(3, Threshold(0.9))
     step(state, {0: [0.25, 0.5, 0.125]})
     assert left(state) == [0, 2] and float(state.confidence[0, 1]) == 0.5
 
 
 def test_dinfer_close_to_the_best_is_not_the_best():
     """Only the best goes below the threshold, not everything within 1e-5 of it."""
-    state = block(3, threshold=0.9)
+    state = block(3, Threshold(0.9))
     step(state, {0: [0.5, 0.5000001, 0.4999999]})
     assert left(state) == [0, 2]
 
 
 def test_threshold_is_inclusive_and_in_fp32():
-    state = block(4, threshold=0.9)
+    state = block(4, Threshold(0.9))
     at = float(torch.tensor(0.9))
     step(state, {0: [at, 0.95, float(torch.nextafter(torch.tensor(0.9), torch.tensor(0.0))), 1.0]})
     assert left(state) == [2]
@@ -123,7 +122,7 @@ def test_threshold_is_inclusive_and_in_fp32():
 
 def test_dinfer_last_position_below_the_threshold_is_not_accepted():
     """Its factor rule takes a failing last slot along."""
-    state = block(4, threshold=0.5)
+    state = block(4, Threshold(0.5))
     step(state, {0: [0.9, 0.8, 0.7, 0.4]})
     assert left(state) == [3]
 
@@ -138,11 +137,9 @@ def test_llama_cpp_temperature_zero_is_greedy(engine):
 def row_statistics(hidden, weight, forbidden=-1):
     rows, slots = len(hidden), torch.zeros(len(hidden), dtype=torch.int32)
     ids, stats = torch.empty(rows, 2, dtype=torch.int32), torch.empty(rows, 5)
-    zero, one = torch.zeros(1), torch.ones(1)
-    ops.row_stats(
-        hidden, weight, slots, torch.arange(rows, dtype=torch.int32), zero, zero.int(), one, zero.long(),
-        zero.int(), forbidden, ids, stats,
-    )  # fmt: skip
+    state = block(1, Threshold())
+    positions = torch.arange(rows, dtype=torch.int32)
+    ops.row_stats(hidden, weight, state.records, slots, positions, forbidden, ids, stats)
     return ids, stats
 
 
@@ -160,13 +157,13 @@ def test_chatllm_ranks_by_probability_and_not_by_raw_logit():
     high[3], low[5] = 10.0, 5.0
     ids, stats = row_statistics(torch.stack([high, low]), torch.eye(16))
     assert float(stats[0, 3]) > float(stats[1, 3]) and float(stats[0, 4]) < float(stats[1, 4])
-    state = block(2, threshold=None)
-    commit_confident(state, ids, stats, torch.zeros(1, dtype=torch.int32))
+    state = block(2, Schedule())
+    ops.unmask(state.records, ids, stats, torch.zeros(1, dtype=torch.int32))
     assert left(state) == [0] and int(state.tokens[0, 1]) == 5
 
 
 def test_chatllm_equal_confidences_have_a_strict_order():
-    state = block(8, threshold=None, steps_per_block=3)
+    state = block(8, Schedule(3))
     step(state, {0: [0.5] * 8})
     assert left(state) == [3, 4, 5, 6, 7]
 
@@ -208,7 +205,7 @@ def test_efficient_dlm_family_steps_that_are_too_few_leave_no_mask(engine):
 def test_vllm_nan_fails_loudly():
     """A NaN confidence commits nothing, whichever row it is in."""
     for values in ([float("nan"), 0.95], [0.95, float("nan")]):
-        state = block(2, threshold=0.9)
+        state = block(2, Threshold(0.9))
         step(state, {0: values})
         assert int(state.status[0]) == -1 and left(state) == [0, 1]
 
@@ -220,10 +217,13 @@ def test_dream_config_that_says_autoregressive_prefill_is_still_block_diffusion(
         assert engine.decoding.prefill == "causal" and not engine.decoding.autoregressive
         blocks = []
         step = engine._loop._runner.step
-        engine._loop._runner.step = lambda inputs: (blocks.append(inputs.query_blocks.tolist()), step(inputs))
+        engine._loop._runner.step = lambda inputs, selecting: (
+            blocks.append(inputs.query_blocks.tolist()),
+            step(inputs, selecting),
+        )
         engine.generate(PROMPT, max_new_tokens=16, ignore_eos=True)
-    assert blocks[0][0][4] == 1  # the prompt
-    assert {tuple(forward[-1][1:5]) for forward in blocks} == {(5, 16, 21, 0)}
+    assert blocks[0][-1][4] == 1  # the prompt
+    assert {tuple(forward[0][1:5]) for forward in blocks} == {(5, 16, 21, 0)}
 
 
 def test_eos_of_the_generation_config_stops_too(tmp_path):

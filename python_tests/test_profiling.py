@@ -56,7 +56,7 @@ def test_kernels_that_the_profiler_does_not_see(work):
     assert found["kernels_per_step"] is found["outside_kernels_share"] is None
 
 
-@pytest.mark.parametrize("stepping", ["eager", "static"])
+@pytest.mark.parametrize("stepping", ["eager", "direct"])
 def test_a_real_profile_without_a_gpu(tmp_path, stepping):
     folder = write_checkpoint(tmp_path / "checkpoint", config_dict())
     params = {"max_new_tokens": 20, "threshold": None, "steps_per_block": 2, "ignore_eos": True}

@@ -6,7 +6,6 @@ import random
 import threading
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from checkpoints import TEXT_IDS, config_dict, random_weights, write_ar_checkpoint, write_checkpoint
@@ -15,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_engine_reference import PREFILLS, RULES, SHAPES, prompts
 
-from edlm_engine import Engine, EngineClosedError, NumericalError, SamplingParams
+from edlm_engine import Engine, EngineClosedError, NumericalError, SamplingParams, ops
 from edlm_engine.checkpoints.folder import resolve
 from edlm_engine.device_led.run_ahead import RunAhead, bucket
 from edlm_engine.device_led.static_step import StaticStep
 from edlm_engine.options import choose_stepping
+from edlm_engine.steps.inputs import StepBuffer
 
 MIXED = [
     SamplingParams(max_new_tokens=3 + 11 * i % 64, ignore_eos=bool(i % 2), **rule)
@@ -49,7 +49,7 @@ def facts(result) -> tuple:
 
 def both(folder, prompt, params, **options) -> tuple[list, list]:
     results = []
-    for stepping in ("eager", "static"):
+    for stepping in ("eager", "direct"):
         with Engine(folder, dtype="float32", stepping=stepping, **options) as engine:
             assert engine.stepping == stepping
             results.append(engine.generate(prompt, params))
@@ -108,13 +108,13 @@ def test_stop_strings_and_streams_of_a_bundled_model():
     every = [SamplingParams(threshold=None, stop=stop) for stop in ((", 1",), ())]
     assert_same("edlm-tiny", examples, every)
     chunks = {}
-    for stepping in ("eager", "static"):
+    for stepping in ("eager", "direct"):
         with Engine("edlm-tiny", dtype="float32", stepping=stepping) as engine:
             chunks[stepping] = [
                 (c.positions, c.token_ids, c.text, c.block)
                 for c in engine.stream(examples[0], threshold=None)
             ]
-    assert chunks["eager"] == chunks["static"] and len(chunks["eager"]) > 2
+    assert chunks["eager"] == chunks["direct"] and len(chunks["eager"]) > 2
 
 
 def test_int8(folders):
@@ -144,9 +144,9 @@ def rows_of(inputs, slot: int) -> tuple:
 
 
 @pytest.mark.parametrize("name", ("qwen3", "dream", "ar"))
-def test_step_for_step_what_the_scheduler_lays_out(folders, name, monkeypatch):
-    """After every step the host follows at once; then both sides must hold the same state and the same
-    rows."""
+def test_step_for_step_what_the_host_would_lay_out(folders, name, monkeypatch):
+    """After every step the host follows at once. From the snapshot it must come to the state that the device
+    has come to, and, without padding, to the same rows."""
     compared, plain = [], StaticStep.run
     count_steps = RunAhead._replay
 
@@ -158,23 +158,22 @@ def test_step_for_step_what_the_scheduler_lays_out(folders, name, monkeypatch):
             assert len(running) == len(scheduler.running)
             if not count or not running:
                 continue
-            inputs = scheduler.layout()  # changes counters of its own only
+            shift = ops.SHIFT if scheduler.decoding.token_shift else 0
+            records, control = state.host_records.clone(), torch.zeros(ops.CONTROL_WORDS, dtype=torch.int32)
+            ops.advance(records, None, control, None, ops.TAKE | shift)
+            buffer = StepBuffer(*state.tokens.shape, len(records), bool(shift))
+            ops.advance(records, buffer.buffer, control, None, ops.LAY_OUT | ops.COMPACT | shift)
+            inputs = buffer.leading(*control[4:7].tolist())
             for sequence in running:
-                slot, length = sequence.slot, int(state.block_length[sequence.slot])
-                for field in ("tokens", "masked"):
-                    device = getattr(state, field)[slot, :length].numpy()
-                    assert np.array_equal(device, getattr(state.host, field)[slot, :length]), field
-                for field in ("num_masked", "block_length", "step", "status"):
-                    assert getattr(state, field)[slot] == getattr(state.host, field)[slot], field
-                assert rows_of(step._inputs, slot) == rows_of(inputs, slot)
-                sequence.denoisings -= 1
-                compared.append(slot)
+                assert torch.equal(records[sequence.slot], state.records[sequence.slot])
+                assert rows_of(step._buffer.inputs, sequence.slot) == rows_of(inputs, sequence.slot)
+                compared.append(sequence.slot)
         return count
 
     monkeypatch.setattr(RunAhead, "_replay", replay)
     monkeypatch.setattr("edlm_engine.device_led.launches.DirectSteps.launch_steps", 1)
     monkeypatch.setattr("edlm_engine.device_led.run_ahead._LAUNCHES", 1)
-    with Engine(folders[name], dtype="float32", stepping="static", max_batch_size=4) as engine:
+    with Engine(folders[name], dtype="float32", stepping="direct", max_batch_size=4) as engine:
         results = engine.generate(prompts(7), MIXED[:7])
     assert (
         plain is StaticStep.run and len(results) == 7 and len(compared) > 30 and set(compared) == {0, 1, 2, 3}
@@ -184,13 +183,13 @@ def test_step_for_step_what_the_scheduler_lays_out(folders, name, monkeypatch):
 def test_steps_leave_the_clean_rows_out_where_there_are_none(folders, monkeypatch):
     ran, plain = [], StaticStep.run
     monkeypatch.setattr(StaticStep, "run", lambda self, commit: (ran.append(commit), plain(self, commit)))
-    with Engine(folders["qwen3"], dtype="float32", stepping="static", block_length=8) as engine:
+    with Engine(folders["qwen3"], dtype="float32", stepping="direct", block_length=8) as engine:
         engine.generate(prompts(1)[0], max_new_tokens=24, threshold=None, ignore_eos=True)
     assert ran == [False] * 7 + ([True] + [False] * 7) * 2  # the first step went with the prompt
 
 
 def test_cancelled_and_left_early(folders):
-    with Engine(folders["qwen3"], dtype="float32", stepping="static", max_batch_size=2) as engine:
+    with Engine(folders["qwen3"], dtype="float32", stepping="direct", max_batch_size=2) as engine:
         slow_down(engine)
         stream = engine.stream(prompts(3)[2], max_new_tokens=480, threshold=None, ignore_eos=True)
         next(stream)
@@ -207,7 +206,7 @@ def test_requests_that_come_later_join_the_batch(folders):
     with Engine(folders["qwen3"], dtype="float32") as engine:
         want = [engine.generate(p, max_new_tokens=60, ignore_eos=True).token_ids for p in prompts(3)]
     got: list = [None] * 3
-    with Engine(folders["qwen3"], dtype="float32", stepping="static") as engine:
+    with Engine(folders["qwen3"], dtype="float32", stepping="direct") as engine:
         stream = engine.stream(prompts(3)[0], max_new_tokens=60, ignore_eos=True)
         next(stream)
 
@@ -224,7 +223,7 @@ def test_requests_that_come_later_join_the_batch(folders):
 
 
 def test_close_ends_the_loop(folders):
-    engine = Engine(folders["qwen3"], dtype="float32", stepping="static")
+    engine = Engine(folders["qwen3"], dtype="float32", stepping="direct")
     slow_down(engine)
     stream = engine.stream(prompts(3)[2], max_new_tokens=480, threshold=None, ignore_eos=True)
     next(stream)
@@ -237,7 +236,7 @@ def test_a_listener_that_fails_takes_no_other_down(folders):
     def bad(chunk):
         raise RuntimeError("listener")
 
-    with Engine(folders["qwen3"], dtype="float32", stepping="static") as engine:
+    with Engine(folders["qwen3"], dtype="float32", stepping="direct") as engine:
         want = engine.generate(prompts(3)[1], max_new_tokens=40).token_ids
         request = engine._request(prompts(3)[2], SamplingParams(max_new_tokens=40, ignore_eos=True), bad)
         engine._loop.submit(request)
@@ -251,13 +250,13 @@ def test_numbers_that_are_none(tmp_path):
     weights = random_weights(config)
     weights["model.layers.0.mlp.down_proj.weight"][0, 0] = torch.nan
     folder = write_checkpoint(tmp_path / "nan", config, weights)
-    with Engine(folder, stepping="static") as engine, pytest.raises(NumericalError, match="NaN or infinite"):
+    with Engine(folder, stepping="direct") as engine, pytest.raises(NumericalError, match="NaN or infinite"):
         engine.generate([5, 6, 7], max_new_tokens=8)
 
 
 def test_a_device_that_does_nothing_is_noticed(folders, monkeypatch):
     monkeypatch.setattr("edlm_engine.device_led.launches.DirectSteps.launch", lambda self: None)
-    with Engine(folders["qwen3"], dtype="float32", stepping="static") as engine:
+    with Engine(folders["qwen3"], dtype="float32", stepping="direct") as engine:
         with pytest.raises(RuntimeError, match="does no steps though sequences run"):
             engine.generate([5, 6, 7], max_new_tokens=40, threshold=None)
         assert idle(engine)
@@ -309,7 +308,7 @@ def test_a_device_that_runs_ahead(folders, name, kind, monkeypatch):
     with Engine(folders[name], dtype="float32", num_threads=1) as engine:
         want = [facts(r) for r in engine.generate(prompts(12) * 2, params)]
     monkeypatch.setattr(RunAhead, "_make_way", lambda self, step: Queue(step, self._link, kind))
-    options = {"stepping": "static", "max_batch_size": 4, "kv_cache_tokens": 512, "num_threads": 1}
+    options = {"stepping": "direct", "max_batch_size": 4, "kv_cache_tokens": 512, "num_threads": 1}
     with Engine(folders[name], dtype="float32", **options) as engine:
         got = engine.generate(prompts(12) * 2, params)
         assert [facts(r) for r in got] == want
@@ -329,7 +328,7 @@ def test_the_device_is_told_of_a_sequence_that_the_host_has_ended(monkeypatch):
         lambda self, commit: (active.append(int(self._runner.state.active.sum())), plain(self, commit)),
     )
     examples = [e["prompt"] for e in json.loads((resolve("edlm-tiny") / "examples.json").read_text())]
-    with Engine("edlm-tiny", dtype="float32", stepping="static") as engine:
+    with Engine("edlm-tiny", dtype="float32", stepping="direct") as engine:
         texts = engine.generate(examples, threshold=None)
         longest = max(range(len(texts)), key=lambda i: texts[i].nfe)
         active.clear()
@@ -344,7 +343,7 @@ def test_a_new_request_does_not_wait_for_the_end_of_a_launch(folders, monkeypatc
     steps, plain = [], StaticStep.run
     monkeypatch.setattr(RunAhead, "_make_way", lambda self, step: Queue(step, self._link, "loop"))
     monkeypatch.setattr(StaticStep, "run", lambda self, commit: (steps.append(commit), plain(self, commit)))
-    with Engine(folders["qwen3"], dtype="float32", stepping="static", num_threads=1) as engine:
+    with Engine(folders["qwen3"], dtype="float32", stepping="direct", num_threads=1) as engine:
         slow_down(engine, 0.02)
         stream = engine.stream(prompts(3)[2], max_new_tokens=200, threshold=None, ignore_eos=True)
         eventually(lambda: len(steps) > 4)
@@ -374,16 +373,13 @@ def test_buckets():
 
 
 def test_choice(monkeypatch):
-    assert choose_stepping("auto", "cpu", True) == "eager"
+    assert choose_stepping("auto", "cpu") == "eager"
     for reason, stepping in ((None, "device"), ("too old a driver", "graph")):
         monkeypatch.setattr("edlm_engine.options.why_unsupported", lambda reason=reason: reason)
-        assert choose_stepping("auto", "cuda", True) == stepping
-        assert choose_stepping("auto", "cuda", False) == "eager"
+        assert choose_stepping("auto", "cuda") == stepping
     with pytest.raises(ValueError, match="stepping='device': too old a driver; use 'graph'"):
-        choose_stepping("device", "cuda", True)
-    with pytest.raises(ValueError, match="stepping='graph' needs a GPU; use 'eager' or 'static'"):
-        choose_stepping("graph", "cpu", True)
-    with pytest.raises(ValueError, match="stepping='static' fuses commits"):
-        choose_stepping("static", "cpu", False)
-    with pytest.raises(ValueError, match="stepping must be one of auto, eager, static, graph, device"):
+        choose_stepping("device", "cuda")
+    with pytest.raises(ValueError, match="stepping='graph' needs a GPU; use 'eager' or 'direct'"):
+        choose_stepping("graph", "cpu")
+    with pytest.raises(ValueError, match="stepping must be one of auto, eager, direct, graph, device"):
         Engine(resolve("edlm-tiny"), stepping="fast")

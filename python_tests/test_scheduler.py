@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from edlm_engine import NumericalError, SamplingParams
 from edlm_engine.config import DecodingConfig
-from edlm_engine.core.scheduler import Request, Scheduler
+from edlm_engine.core.requests import Request
+from edlm_engine.core.scheduler import Scheduler
 from edlm_engine.core.transcript import Transcript
 from edlm_engine.models.families import read_config
 from edlm_engine.steps.block_state import BlockState
@@ -39,17 +40,23 @@ class FakeRunner:
         )
         assert len({row[:2] for row in rows}) == len(rows), "a position has two rows"
         for slot, position, token in rows:
-            known = owner[slot].tokens
-            clean = position < len(known)
-            assert not clean or token == known[position]
+            known = self.known(owner[slot])
+            clean = position < owner[slot].block_start
+            assert position >= len(known) or token == known[position]
             self.written[self.address(slot, position)] = token if clean else None
         for slot, start, length, kv_len, _, row in inputs.query_blocks.tolist():
             assert rows[row][:2] == (slot, start) and rows[row + length - 1][:2] == (slot, start + length - 1)
-            for position in range(min(kv_len, len(owner[slot].tokens))):
-                assert self.written[self.address(slot, position)] == owner[slot].tokens[position]
+            known = self.known(owner[slot])
+            for position in range(min(kv_len, owner[slot].block_start)):
+                assert self.written[self.address(slot, position)] == known[position]
         for slot, first in enumerate(inputs.first_row.tolist()):
             if first >= 0:
                 self.commit(owner[slot], inputs, first)
+
+    @staticmethod
+    def known(sequence) -> list[int]:
+        """The prompt and the finished blocks."""
+        return max(sequence.tokens, sequence.request.prompt, key=len)
 
     def address(self, slot: int, position: int) -> tuple[int, int]:
         page = int(self.cache.page_table[slot, position // PAGE_LENGTH])
@@ -58,29 +65,29 @@ class FakeRunner:
 
     def commit(self, sequence, inputs, first: int):
         host, slot = self.state.host, sequence.slot
-        masked = host.masked[slot].nonzero()[0]
+        masked = host.open[slot].nonzero()[0]
         wanted = slice(first, first + len(masked))
         assert set(inputs.head_slots[wanted].tolist()) == {slot}
         assert inputs.head_positions[wanted].tolist() == (sequence.block_start + masked).tolist()
         chosen = self.rng.sample(masked.tolist(), self.rng.randint(1, len(masked)))
         done = self.committed.setdefault(sequence.request, {})
         for j in chosen:
-            host.tokens[slot, j], host.masked[slot, j] = self.rng.choice([*range(1, 20), EOS]), 0
+            host.tokens[slot, j] = self.rng.choice([*range(1, 20), EOS])
+            host.open[slot, j] = host.wanted[slot, j] = 0
             host.confidence[slot, j], host.commit_step[slot, j] = self.rng.random(), host.step[slot]
-            position = sequence.generated + j
-            assert position not in done, "committed twice"
+            position = sequence.output_start + j
+            assert position >= 0 and position not in done, "committed twice, or given"
             done[position] = int(host.tokens[slot, j])
-        host.num_masked[slot] -= len(chosen)
         host.step[slot] += 1
-        host.status[slot] = int(host.num_masked[slot] == 0)
+        host.status[slot] = int(not host.open[slot].any())
 
 
-def build(seed=0, *, prefill="block_causal", block_length=8, shift=False, fused=True, max_rows=64, slots=3,
-          tokens=512):  # fmt: skip
-    decoding = DecodingConfig(MASK, (EOS,), block_length, prefill, shift)
+def build(seed=0, *, prefill="block_causal", block_length=8, shift=False, aligned=False, max_rows=64,
+          slots=3, tokens=512):  # fmt: skip
+    decoding = DecodingConfig(MASK, (EOS,), block_length, prefill, shift, aligned)
     cache = PagedKVCache(CONFIG, tokens, slots, torch.float32)
     state = BlockState(slots, block_length, MASK)
-    scheduler = Scheduler(cache, state, decoding, fused_commit=fused, max_rows=max(max_rows, block_length))
+    scheduler = Scheduler(cache, state, decoding, max_rows=max(max_rows, block_length))
     return scheduler, FakeRunner(scheduler, seed)
 
 
@@ -104,8 +111,12 @@ def run(scheduler, runner, arrivals, *, cancellations=(), on_step=lambda: None, 
         scheduler.admit()
         admitted += [s.request for s in scheduler.running if s.request not in admitted]
         if scheduler.running:
-            runner.step(scheduler.layout())
-            scheduler.advance()
+            before = scheduler.state.records.clone()
+            plan = scheduler.plan()
+            assert plan == scheduler.plan() and torch.equal(before, scheduler.state.records)  # no side effect
+            scheduler.begin(plan)
+            runner.step(scheduler.lay_out(plan))
+            scheduler.finish(plan)
         on_step()
         step += 1
     return admitted
@@ -119,8 +130,8 @@ sizes = st.tuples(st.integers(1, 150), st.integers(1, 80), st.integers(0, 10), s
     st.sampled_from([1, 4, 16, 33]), st.booleans(), st.booleans(), st.integers(0, 2**32),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-def test_any_requests(requests, prefill, block_length, fused, shift, seed):
-    scheduler, runner = build(seed, prefill=prefill, block_length=block_length, fused=fused, shift=shift)
+def test_any_requests(requests, prefill, block_length, aligned, shift, seed):
+    scheduler, runner = build(seed, prefill=prefill, block_length=block_length, aligned=aligned, shift=shift)
     every = [
         (arrival, request(prompt, new, ignore_eos=bool(new % 2))) for prompt, new, arrival, _ in requests
     ]
@@ -219,12 +230,30 @@ def test_numbers_that_are_none_fail_that_request_alone():
 
 
 def test_forwards_are_counted_by_purpose():
-    """40 prompt rows in forwards of 16; blocks of 8 committed one step at a time or fused."""
-    for fused, prefill, commit in ((True, 2, 0), (False, 3, 2)):
-        scheduler, runner = build(fused=fused, max_rows=16)
-        r = request(40, 24, ignore_eos=True)
-        run(scheduler, runner, [(0, r)])
-        result = r.future.result()
-        assert (result.forwards.prefill, result.forwards.commit) == (prefill, commit)
-        assert result.nfe == result.forwards.denoising + commit
-        assert result.tokens_per_forward == 24 / result.nfe
+    """40 prompt rows in forwards of 16, the last of which is the first denoising step."""
+    scheduler, runner = build(max_rows=16)
+    r = request(40, 24, ignore_eos=True)
+    run(scheduler, runner, [(0, r)])
+    result = r.future.result()
+    assert result.forwards.prefill == 2 and result.nfe == result.forwards.denoising
+    assert result.tokens_per_forward == 24 / result.nfe
+
+
+@pytest.mark.parametrize("prompt", (1, 7, 8, 9, 24))
+def test_aligned_blocks(prompt):
+    """The first block holds the end of the prompt, and all begin at multiples of the block length."""
+    scheduler, runner = build(aligned=True)
+    seen, step = set(), runner.step
+
+    def watch(inputs):
+        host = scheduler.state.host
+        seen.add((int(host.start[0]), int(host.block_length[0]), int(host.given[0].sum())))
+        step(inputs)
+
+    runner.step = watch
+    r = request(prompt, 20, ignore_eos=True)
+    run(scheduler, runner, [(0, r)])
+    assert len(r.future.result().token_ids) == 20
+    first = prompt // 8 * 8
+    want = {(start, min(8, prompt + 20 - start), 0) for start in range(first + 8, prompt + 20, 8)}
+    assert seen == want | {(first, 8, prompt - first)}

@@ -141,9 +141,9 @@ def test_a_step_allocates_no_tensor(quantization, dtype, monkeypatch):
         engine.generate(prompts, **params)
         recorder, step = NewStorages(), engine._loop._runner.step
 
-        def recorded(inputs):
+        def recorded(*inputs):
             with recorder:
-                step(inputs)
+                step(*inputs)
 
         engine._loop._runner.step = recorded
         engine.generate(prompts, **params)

@@ -58,7 +58,12 @@ def test_a_list_begins_in_one_step(folder, monkeypatch):
     """Whatever the stepping thread does while the list is handed over."""
     first, run = [], Runner.step
     monkeypatch.setattr(
-        Runner, "step", lambda self, inputs: (first.append(inputs.slots.unique().numel()), run(self, inputs))
+        Runner,
+        "step",
+        lambda self, inputs, *rest: (
+            first.append(inputs.slots.unique().numel()),
+            run(self, inputs, *rest),
+        ),
     )
     for _ in range(20):
         with Engine(folder) as engine:
@@ -70,7 +75,7 @@ def test_a_list_begins_in_one_step(folder, monkeypatch):
 def test_callers_share_forwards(engine):
     """Four sequences of 60 steps take one forward more than 60: the first starts before the others come."""
     gate, count, step = threading.Event(), [], engine._loop._runner.step
-    engine._loop._runner.step = lambda inputs: (gate.wait(), count.append(1), step(inputs))
+    engine._loop._runner.step = lambda *inputs: (gate.wait(), count.append(1), step(*inputs))
     params = {"max_new_tokens": 60, "threshold": None, "ignore_eos": True}
     streams = [engine.stream(PROMPTS[0], **params)]
     eventually(lambda: engine._loop._scheduler.running)
@@ -131,7 +136,7 @@ def test_two_engines(folder, tmp_path, alone):
 
 def threads_of(engine) -> int:
     seen, step = [], engine._loop._runner.step
-    engine._loop._runner.step = lambda inputs: (seen.append(torch.get_num_threads()), step(inputs))
+    engine._loop._runner.step = lambda *inputs: (seen.append(torch.get_num_threads()), step(*inputs))
     engine.generate(PROMPT, max_new_tokens=1)
     return seen[0]
 

@@ -189,7 +189,7 @@ def test_prompt_files(folder, tmp_path):
             read_prompts(lines, folder)
 
 
-@pytest.mark.parametrize("stepping", ["eager", "static"])
+@pytest.mark.parametrize("stepping", ["eager", "direct"])
 def test_bench_command(folder, tmp_path, monkeypatch, capsys, stepping):
     monkeypatch.setattr(
         "edlm_engine.tools.bench_report.step_times", lambda *a: step_times(*a, seconds=0.0, at_least=1)

@@ -17,6 +17,8 @@ from stopwatch import Stopwatch, save
 from torch import Tensor
 
 from edlm_engine import ops
+from edlm_engine.policies import Threshold
+from edlm_engine.steps.block_state import BlockState
 
 COMPILED = ("flex", "compiled", "head and compiled softmax, topk")
 COLD_BYTES = 256 << 20  # more than any second-level cache
@@ -205,11 +207,9 @@ def row_stats(bench: Bench, dtype, rows: int, temperature: float = 0.0, top_p: f
     weight = torch.randn(vocab, hidden_size, dtype=dtype, device=device) * hidden_size**-0.5
     slots = torch.zeros(rows, dtype=torch.int32, device=device)
     positions = torch.arange(rows, dtype=torch.int32, device=device)
-    values = {"temperature": temperature, "top_k": 0, "top_p": top_p, "seed": 1, "step": 0}
-    dtypes = (torch.float32, torch.int32, torch.float32, torch.int64, torch.int32)
-    setting = [
-        torch.tensor([v], dtype=t, device=device) for v, t in zip(values.values(), dtypes, strict=True)
-    ]
+    state = BlockState(1, 1, None, device)
+    state.begin_request(0, Threshold(), temperature=temperature, top_p=top_p, seed=1)
+    state.upload()
     ids = torch.empty(rows, 2, dtype=torch.int32, device=device)
     stats = torch.empty(rows, 5, device=device)
 
@@ -228,7 +228,7 @@ def row_stats(bench: Bench, dtype, rows: int, temperature: float = 0.0, top_p: f
     way = compiled(torch_way, bench)
     nbytes = vocab * hidden_size * dtype.itemsize + 8 * rows * vocab
     name = f"{rows} x {vocab}, temperature {temperature}, top_p {top_p}"
-    call = [lambda: ops.row_stats(hidden, weight, slots, positions, *setting, -1, ids, stats)]
+    call = [lambda: ops.row_stats(hidden, weight, state.records, slots, positions, -1, ids, stats)]
     bench.compare("row_stats", name, nbytes, {
         "edlm": lambda: call, "head and compiled softmax, topk": lambda: [lambda: way(head())],
     })  # fmt: skip

@@ -107,7 +107,7 @@ class Bench:
         self.prefixes = (16, 40) if dry else (512, 4096, 32768)
         self.batches = (2,) if dry else (4, 16, 64)
         self.tokens = 16 if dry else 256
-        self.steppings = ("eager", "static") if dry else STEPPINGS
+        self.steppings = ("eager", "direct") if dry else STEPPINGS
 
     def run(self) -> None:
         for quantization in QUANTIZATIONS:

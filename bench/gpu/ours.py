@@ -10,10 +10,12 @@ import torch
 from paper import PaperModel
 from stopwatch import Stopwatch
 
-from edlm_engine import Engine, SamplingParams
+from edlm_engine import Engine
+from edlm_engine.core.scheduler import Plan
 from edlm_engine.device_led.run_ahead import RunAhead
+from edlm_engine.policies import Schedule
+from edlm_engine.steps.block_state import OPEN
 from edlm_engine.steps.inputs import ForwardInputs
-from edlm_engine.steps.layout import ForwardBuilder, add_active_block
 from edlm_engine.tools.metering import Meter
 from edlm_engine.tools.profiling import gpu_activity
 
@@ -64,34 +66,33 @@ def step_seconds(meter: Meter, watch: Stopwatch, prefix: int, batch: int) -> dic
             if slot is None:
                 raise ValueError(f"no memory for {batch} x {prefix + block} positions of keys and values")
             slots.append(slot)
-        inputs = masked_blocks(runner, slots, prefix, block)
+        inputs = masked_blocks(meter.engine, slots, prefix, block)
         return {
             "step_ms": 1e3 * watch.seconds([lambda: runner.compute(inputs)]),
             "forward_ms": 1e3 * watch.seconds([lambda: runner.model.forward(inputs, cache)]),
         }
     finally:
         for slot in slots:
+            runner.state.host.active[slot] = 0
             cache.release(slot)
 
 
-def masked_blocks(runner, slots: list[int], prefix: int, block: int) -> ForwardInputs:
-    state = runner.state
-    builder = ForwardBuilder(len(state.step))
+def masked_blocks(engine: Engine, slots: list[int], prefix: int, block: int) -> ForwardInputs:
+    scheduler, state = engine._loop._scheduler, engine._loop._runner.state
     for slot in slots:
-        state.begin_request(slot, SamplingParams(threshold=None), 0)
-        state.begin_block(slot, block)
-        add_active_block(builder, state, slot, prefix, 1, shift=False, fresh=False)
+        state.begin_request(slot, Schedule())
+        state.begin_sequence(slot, prefix, [1] * engine.decoding.token_shift, prefix + block, block, ())
+        state.begin_block(slot, [OPEN] * block)
+        state.host.active[slot] = 1
     state.upload()
-    return builder.build(state.tokens.device)
+    return scheduler.lay_out(Plan())
 
 
 def lead_by(engine: Engine, stepping: str) -> None:
     """Let another side lead the engine's steps from now on. It must be idle."""
     loop = engine._loop
-    ahead = (
-        RunAhead(stepping, loop._scheduler, loop._runner, engine.decoding) if stepping != "eager" else None
-    )
-    loop._ahead = ahead
+    leader = RunAhead(stepping, loop._scheduler, loop._runner, engine.decoding)
+    loop._leader = None if stepping == "eager" else leader
 
 
 def prompts(model: PaperModel, prefix: int, batch: int) -> list[list[int]]:

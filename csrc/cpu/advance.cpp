@@ -1,109 +1,58 @@
-#include <algorithm>
+#include "../step/advance.h"
+
 #include <atomic>
 #include <cstring>
 
+#include "../step/lanes.h"
 #include "dispatch.h"
 
 namespace edlm::cpu {
 namespace {
 
-bool stops(const AdvanceParams& p, std::int64_t s, std::int32_t token) {
-  const std::int32_t* ids = p.stop_ids + s * p.stop_ids_per_slot;
-  return std::find(ids, ids + p.stop_ids_per_slot, token) != ids + p.stop_ids_per_slot;
+void write_snapshot(const AdvanceParams& p) {
+  const std::int64_t words = p.state.slots * p.state.words;
+  const std::int64_t row = 1 + p.control->snapshots % p.link.ring_size;
+  std::memcpy(p.link.words + row * words, p.state.records, words * 4);
+  std::atomic_thread_fence(std::memory_order_release); // whoever sees the count sees the bytes
+  p.link.words[kHostSnapshots] = ++p.control->snapshots;
 }
 
-// Whether a token that ends the text has nothing but tokens before it.
-bool text_ended(const AdvanceParams& p, std::int64_t s) {
-  for (std::int64_t at = s * p.max_block; at < s * p.max_block + p.block_length[s] && !p.masked[at]; ++at)
-    if (stops(p, s, p.tokens[at])) return true;
-  return false;
+Places next_places(const AdvanceParams& p, const Block& b, std::int64_t slot) {
+  const std::int64_t base = slot * p.state.max_block;
+  const bool noisy = has_noisy_rows(p.flags, p.state.max_block);
+  if (!(p.flags & kCompact))
+    return {noisy ? base : 0,   (noisy ? p.batch * p.state.max_block : 0) + base, base, slot,
+            p.batch + slot, static_cast<int>(p.state.max_block)};
+  const LoopControl& c = *p.control;
+  return {c.rows + b.slot.pending, c.rows, c.heads, c.query_blocks + (b.slot.pending > 0), c.query_blocks, 0};
 }
 
-void begin_block(const AdvanceParams& p, std::int64_t s) {
-  const std::int32_t length = std::min(p.full_length[s], p.end[s] - p.start[s]);
-  std::int32_t* tokens = p.tokens + s * p.max_block;
-  std::uint8_t* masked = p.masked + s * p.max_block;
-  std::fill_n(tokens, p.max_block, std::max(0, p.mask_id));
-  for (std::int64_t j = 0; j < p.max_block; ++j) masked[j] = j < length;
-  p.num_masked[s] = p.block_length[s] = length;
-  p.step[s] = p.status[s] = 0;
-}
-
-// What a step that took part in has left: the clean rows are written, the block may be finished, the text may be.
-void take(const AdvanceParams& p, std::int64_t s) {
-  std::int32_t* clean = p.clean + s * p.max_block;
-  if (p.shift) clean[0] = clean[p.pending[s] - 1]; // the first position is predicted from there again
-  p.pending[s] = p.shift;
-  if (p.status[s] < 0 || text_ended(p, s)) {
-    p.active[s] = 0;
-  } else if (p.status[s] > 0) {
-    p.pending[s] = p.block_length[s];
-    std::copy_n(p.tokens + s * p.max_block, p.pending[s], clean);
-    p.start[s] += p.pending[s];
-    if (p.start[s] < p.end[s])
-      begin_block(p, s);
-    else
-      p.active[s] = 0;
-  }
-}
-
-void lay_out_rows(const AdvanceParams& p, std::int64_t s, std::int64_t first, std::int32_t start, std::int32_t count,
-                  const std::int32_t* tokens) {
-  for (std::int64_t j = 0; j < p.max_block; ++j) {
-    const bool used = j < count;
-    p.token_ids[first + j] = used ? tokens[j] : 0;
-    p.row_slots[first + j] = used ? static_cast<std::int32_t>(s) : -1;
-    p.positions[first + j] = used ? start + static_cast<std::int32_t>(j) : 0;
-  }
-}
-
-QueryBlock query_block(std::int64_t s, std::int32_t start, std::int32_t length, std::int64_t row) {
-  const auto slot = static_cast<std::int32_t>(length > 0 ? s : -1);
-  return {slot, length > 0 ? start : 0, length, length > 0 ? start + length : 0, 0, static_cast<std::int32_t>(row)};
-}
-
-void lay_out(const AdvanceParams& p, std::int64_t s) {
-  const bool active = p.active[s] != 0, noisy = p.mask_id >= 0;
-  const std::int64_t base = s * p.max_block, noisy_row = noisy ? base : 0;
-  const std::int64_t clean_row = (noisy ? p.batch * p.max_block : 0) + base;
-  const std::int32_t length = active ? p.block_length[s] : 0, pending = active ? p.pending[s] : 0;
-  const std::int32_t start = p.start[s];
-  if (noisy) lay_out_rows(p, s, noisy_row, start, length, p.tokens + base);
-  lay_out_rows(p, s, clean_row, start - pending, pending, p.clean + base);
-  p.query_blocks[s] = query_block(s, start, noisy ? length : 0, noisy_row);
-  p.query_blocks[p.batch + s] = query_block(s, start - pending, pending, clean_row);
-  std::int64_t head = base;
-  for (std::int32_t j = 0; j < length; ++j) {
-    if (!p.masked[base + j]) continue;
-    const std::int64_t own = noisy_row + j;
-    p.head_rows[head] = static_cast<std::int32_t>(!p.shift ? own : j > 0 ? own - 1 : clean_row + pending - 1);
-    p.head_slots[head] = static_cast<std::int32_t>(s);
-    p.head_positions[head++] = start + j;
-  }
-  for (; head < base + p.max_block; ++head) {
-    p.head_rows[head] = p.head_positions[head] = 0;
-    p.head_slots[head] = -1;
-  }
+void count(LoopControl& control, const Rows& rows) {
+  control.rows += rows.clean + rows.noisy;
+  control.query_blocks += (rows.clean > 0) + (rows.noisy > 0);
+  control.heads += rows.heads;
 }
 
 } // namespace
 
 void advance(const AdvanceParams& p) {
-  if (!p.lay_out_only) {
-    std::memcpy(p.ring + p.control->snapshots % p.ring_size * p.snapshot_bytes, p.snapshot, p.snapshot_bytes);
-    std::atomic_thread_fence(std::memory_order_release); // whoever sees the count sees the bytes
-    p.host[kHostSnapshots] = ++p.control->snapshots;
-  }
+  const bool shift = p.flags & kShift, noisy = has_noisy_rows(p.flags, p.state.max_block);
+  if (p.flags & kSnapshot) write_snapshot(p);
+  p.control->rows = p.control->query_blocks = p.control->heads = 0;
   bool any = false, commit = false;
-  for (std::int64_t s = 0; s < p.slots; ++s) {
-    if (p.active[s] && !p.lay_out_only) take(p, s);
-    if (p.host[kHostStop + s] || s >= p.batch) p.active[s] = 0;
-    if (s < p.batch) lay_out(p, s);
-    p.first_row[s] = p.active[s] ? static_cast<std::int32_t>(s * p.max_block) : -1;
-    any |= p.active[s] != 0;
-    commit |= p.active[s] && p.pending[s] > 0;
+  for (std::int64_t s = 0; s < p.state.slots; ++s) {
+    const Block b = block_of(p.state, s);
+    if (b.slot.active && p.flags & kTake) take_step(b, static_cast<int>(p.state.max_block), shift, OneLane{});
+    if ((p.link.words && p.link.words[kHostStop + s]) || s >= p.batch) b.slot.active = 0;
+    any |= b.slot.active != 0;
+    commit |= b.slot.active && b.slot.pending > 0;
+    if (!(p.flags & kLayOut)) continue;
+    p.inputs.first_row[s] = -1;
+    if (s >= p.batch || (p.flags & kCompact && !b.slot.active)) continue;
+    count(*p.control, lay_out(p.inputs, b, static_cast<int>(s), next_places(p, b, s), b.slot.active != 0, noisy, shift,
+                              OneLane{}));
   }
-  p.control->go_on = any && !p.host[kHostPause];
+  p.control->go_on = any && !(p.link.words && p.link.words[kHostPause]);
   p.control->commit = commit;
 }
 

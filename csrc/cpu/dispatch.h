@@ -32,9 +32,9 @@ const char* why_no_kernels();
 // Names of the instruction sets in this library, best first, separated by commas.
 const char* compiled_isas();
 
-// Need no instruction set of their own. Items: rows, slots; advance() does all slots.
+// Need no instruction set of their own. Items: rows; unmask() and advance() do all slots.
 void row_stats_finish(const RowStatsParams&, std::int64_t begin, std::int64_t end);
-void unmask(const UnmaskParams&, std::int64_t begin, std::int64_t end);
+void unmask(const UnmaskParams&);
 void advance(const AdvanceParams&);
 
 } // namespace edlm::cpu

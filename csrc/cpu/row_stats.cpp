@@ -111,7 +111,7 @@ void compute_int_logits(const RowStatsParams& p, std::int64_t row, std::int64_t 
 }
 
 // Gumbel numbers of the ids first ... first + 63.
-void gumbels(std::int64_t first, std::int64_t seed, std::int32_t position, std::int32_t step, float* out) {
+void gumbels(std::int64_t first, const std::int32_t (&seed)[2], std::int32_t position, std::int32_t step, float* out) {
   std::uint32_t bits[4][16];
   for (std::uint32_t quad = 0; quad < 16; ++quad) {
     const PhiloxBlock random = philox_ids(static_cast<std::uint32_t>(first / 4) + quad, seed, position, step);
@@ -125,13 +125,14 @@ void gumbels(std::int64_t first, std::int64_t seed, std::int32_t position, std::
 void sample(const RowStatsParams& p, std::int64_t row, std::int64_t first, std::int64_t count, const float* logits,
             LogitStats& stats) {
   const std::int64_t slot = p.slots[row];
-  const float temperature = p.temperature[slot];
+  const SlotFields& settings = slot_fields(p.state, slot);
+  const float temperature = settings.temperature;
   for (std::int64_t i = 0; i < count; i += kSampleIds) {
     Vec largest = splat(-INFINITY);
     for (std::int64_t j = 0; j < kSampleIds; j += kWidth) largest = max(largest, load(logits + i + j));
     if (!(reduce_max(largest) / temperature + kMaxGumbel > stats.best)) continue;
     alignas(64) float value[kSampleIds];
-    gumbels(first + i, p.seed[slot], p.positions[row], p.step[slot], value);
+    gumbels(first + i, settings.seed, p.positions[row], settings.step, value);
     largest = splat(-INFINITY);
     for (std::int64_t j = 0; j < kSampleIds; j += kWidth) {
       const Vec v = load(logits + i + j) / temperature + load(value + j);
@@ -189,7 +190,7 @@ void add_row(const RowStatsParams& p, std::int64_t row, std::int64_t first, std:
   LogitStats& total = p.partial[row * p.parts + part];
   if (p.logits[row])
     std::memcpy(p.logits[row] + first, z, padded_ids(count) * 4);
-  else if (p.temperature[p.slots[row]] > 0 && !stats.bad) {
+  else if (slot_fields(p.state, p.slots[row]).temperature > 0 && !stats.bad) {
     stats.best = total.best;
     sample(p, row, first, count, z, stats);
   }

@@ -1,7 +1,6 @@
 // The second half of row_stats: merge the parts of the vocabulary, filter and sample where asked, write the results.
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "../plan.h"
@@ -49,9 +48,10 @@ bool cut_to_sum(Ids& ids, const Weight& weight, double wanted) {
 
 // The ids that top-k, then top-p leave. Looks first among logits near the largest, where they are as a rule.
 Ids kept_ids(const RowStatsParams& p, std::int64_t slot, const float* z, float largest) {
-  const Weight weight{z, largest, p.temperature[slot]};
-  const std::int64_t top_k = p.top_k[slot];
-  const bool by_k = top_k > 0 && top_k < p.vocab, by_p = p.top_p[slot] < 1;
+  const SlotFields& settings = slot_fields(p.state, slot);
+  const Weight weight{z, largest, settings.temperature};
+  const std::int64_t top_k = settings.top_k;
+  const bool by_k = top_k > 0 && top_k < p.vocab, by_p = settings.top_p < 1;
   const double total = by_k ? 0 : kernels().softmax_sum(z, padded_ids(p.vocab), largest, weight.temperature);
   for (float width = 8 * weight.temperature;; width *= 8) {
     Ids ids;
@@ -67,37 +67,27 @@ Ids kept_ids(const RowStatsParams& p, std::int64_t slot, const float* z, float l
       if (by_p) {
         double kept = 0;
         for (const std::int32_t id : ids) kept += weight(id);
-        cut_to_sum(ids, weight, p.top_p[slot] * kept);
+        cut_to_sum(ids, weight, settings.top_p * kept);
       }
       return ids;
     }
-    if (cut_to_sum(ids, weight, p.top_p[slot] * total) || all) return ids;
+    if (cut_to_sum(ids, weight, settings.top_p * total) || all) return ids;
   }
 }
 
 void sample_filtered(const RowStatsParams& p, std::int64_t row, LogitStats& stats) {
   const std::int64_t slot = p.slots[row];
+  const SlotFields& settings = slot_fields(p.state, slot);
   const float* z = p.logits[row];
   for (const std::int32_t id : kept_ids(p, slot, z, stats.z1)) {
-    const PhiloxBlock random = philox_ids(id / 4, p.seed[slot], p.positions[row], p.step[slot]);
-    const float value = z[id] / p.temperature[slot] + gumbel(random.word[id % 4]);
+    const PhiloxBlock random = philox_ids(id / 4, settings.seed, p.positions[row], settings.step);
+    const float value = z[id] / settings.temperature + gumbel(random.word[id % 4]);
     if (value > stats.best || (value == stats.best && id < stats.id_best)) {
       stats.best = value;
       stats.z_best = z[id];
       stats.id_best = id;
     }
   }
-}
-
-void write_row(const LogitStats& stats, std::int32_t* ids, float* out) {
-  const float log_sum = std::log(stats.sum);
-  ids[0] = stats.id1;
-  ids[1] = stats.id_best;
-  out[0] = 1.0f / stats.sum;
-  out[1] = std::exp(stats.z2 - stats.z1) / stats.sum;
-  out[2] = log_sum - stats.weighted / stats.sum;
-  out[3] = stats.z1 + log_sum;
-  out[4] = std::exp(stats.z_best - stats.z1) / stats.sum;
 }
 
 } // namespace
@@ -107,19 +97,13 @@ void row_stats_finish(const RowStatsParams& p, std::int64_t begin, std::int64_t 
     if (p.slots[row] < 0) continue;
     LogitStats stats = p.partial[row * p.parts];
     for (std::int64_t part = 1; part < p.parts; ++part) merge_stats(stats, p.partial[row * p.parts + part]);
-    std::int32_t* ids = p.ids + row * 2;
-    float* out = p.stats + row * 5;
-    if (stats.bad || stats.id1 < 0) {
-      std::fill(ids, ids + 2, -1);
-      std::fill(out, out + 5, std::numeric_limits<float>::quiet_NaN());
-      continue;
-    }
-    if (p.logits[row]) sample_filtered(p, row, stats);
-    if (!(p.temperature[p.slots[row]] > 0)) {
+    const bool usable = !stats.bad && stats.id1 >= 0;
+    if (usable && p.logits[row]) sample_filtered(p, row, stats);
+    if (!(slot_fields(p.state, p.slots[row]).temperature > 0)) {
       stats.z_best = stats.z1;
       stats.id_best = stats.id1;
     }
-    write_row(stats, ids, out);
+    write_row(stats, p.ids + row * IdColumn::count, p.stats + row * StatColumn::count);
   }
 }
 

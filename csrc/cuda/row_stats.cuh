@@ -39,8 +39,9 @@ __global__ void __launch_bounds__(kPartThreads) row_stats_kernel(const RowStatsP
   const auto size = static_cast<std::int32_t>(cuda_part_ids(p.vocab, p.parts));
   const auto begin = static_cast<std::int32_t>(blockIdx.x) * size;
   const std::int32_t end = begin + size < vocab ? begin + size : vocab;
-  const bool sampled = p.temperature[slot] > 0 && !filtered(p, slot);
-  const Sampling sampling{p.temperature[slot], p.seed[slot], p.positions[index], p.step[slot]};
+  const SlotFields& settings = slot_fields(p.state, slot);
+  const bool sampled = settings.temperature > 0 && !filtered(p, slot);
+  const Sampling sampling{settings.temperature, {settings.seed[0], settings.seed[1]}, p.positions[index], settings.step};
 
   LogitStats stats = no_stats();
   for (std::int32_t at = begin; at < end; at += kPartThreads * N * kLoadsAhead) {
@@ -60,18 +61,6 @@ __global__ void __launch_bounds__(kPartThreads) row_stats_kernel(const RowStatsP
   }
   stats = merge_block(stats, reinterpret_cast<LogitStats*>(shared_memory()));
   if (threadIdx.x == 0) p.partial[index * p.parts + blockIdx.x] = stats;
-}
-
-__device__ __forceinline__ void write_row(const LogitStats& stats, std::int32_t* ids, float* out) {
-  const bool bad = stats.bad || stats.id1 < 0;
-  const float log_sum = logf(stats.sum);
-  const float values[5] = {1.0f / stats.sum, expf(stats.z2 - stats.z1) / stats.sum,
-                           log_sum - stats.weighted / stats.sum, stats.z1 + log_sum,
-                           expf(stats.z_best - stats.z1) / stats.sum};
-  ids[0] = bad ? -1 : stats.id1;
-  ids[1] = bad ? -1 : stats.id_best;
-#pragma unroll
-  for (int i = 0; i < 5; ++i) out[i] = bad ? NAN : values[i];
 }
 
 // Shared: the merged statistics, then FilterScratch.
@@ -98,11 +87,11 @@ __global__ void __launch_bounds__(kFilterThreads) row_stats_finish_kernel(const 
     stats.id_best = best.id_best;
   }
   if (threadIdx.x != 0) return;
-  if (!(p.temperature[slot] > 0)) {
+  if (!(slot_fields(p.state, slot).temperature > 0)) {
     stats.z_best = stats.z1;
     stats.id_best = stats.id1;
   }
-  write_row(stats, p.ids + index * 2, p.stats + index * 5);
+  write_row(stats, p.ids + index * IdColumn::count, p.stats + index * StatColumn::count);
 }
 
 // Of p the fields that describe hidden and weight are not used; parts = cuda_vocab_parts().

@@ -63,12 +63,13 @@ __device__ __forceinline__ std::uint64_t search_key(const RowStatsParams& p, con
 template <class T>
 __device__ __forceinline__ std::uint64_t last_kept_key(const RowStatsParams& p, int slot, const T* row, float largest,
                                                        FilterScratch& scratch) {
-  const auto top_k = static_cast<std::int64_t>(p.top_k[slot]);
+  const SlotFields& settings = slot_fields(p.state, slot);
+  const auto top_k = static_cast<std::int64_t>(settings.top_k);
   std::uint64_t last = 0;
   if (top_k > 0 && top_k < p.vocab)
     last = search_key(p, row, static_cast<Weight>(top_k), [](float, std::uint64_t) { return Weight{1}; }, scratch);
-  if (!(p.top_p[slot] < 1)) return last;
-  const float temperature = p.temperature[slot];
+  if (!(settings.top_p < 1)) return last;
+  const float temperature = settings.temperature;
   const auto mass = [=](float z, std::uint64_t key) { // in units of 2^-39 of the largest
     return key < last ? Weight{0} : static_cast<Weight>(expf((z - largest) / temperature) * 0x1p39f);
   };
@@ -80,7 +81,7 @@ __device__ __forceinline__ std::uint64_t last_kept_key(const RowStatsParams& p, 
   sync_block(); // the totals have been read
   for (int digit = 0; digit < 16; ++digit) scratch.sums[digit * kFilterThreads + threadIdx.x] = digit ? 0 : total;
   total_digits(scratch);
-  const double wanted = ceil(static_cast<double>(p.top_p[slot]) * static_cast<double>(scratch.totals[0]));
+  const double wanted = ceil(static_cast<double>(settings.top_p) * static_cast<double>(scratch.totals[0]));
   const std::uint64_t held = search_key(p, row, wanted < 1 ? Weight{1} : static_cast<Weight>(wanted), mass, scratch);
   return held > last ? held : last;
 }
@@ -91,13 +92,14 @@ __device__ __forceinline__ LogitStats sample_filtered(const RowStatsParams& p, s
                                                       float largest, FilterScratch& scratch) {
   const T* row = static_cast<const T*>(p.all_logits) + index * p.vocab;
   const std::uint64_t last = last_kept_key(p, slot, row, largest, scratch);
-  const float temperature = p.temperature[slot];
+  const SlotFields& settings = slot_fields(p.state, slot);
+  const float temperature = settings.temperature;
   LogitStats stats = no_stats();
   for (std::int32_t id = static_cast<std::int32_t>(threadIdx.x); id < p.vocab; id += kFilterThreads) {
     const float z = logit(p, row, id);
     if (order_key(z, id) < last || !(z / temperature + kMaxGumbel > stats.best)) continue;
     const auto quad = static_cast<std::uint32_t>(id) / 4;
-    const PhiloxBlock random = philox_ids(quad, p.seed[slot], p.positions[index], p.step[slot]);
+    const PhiloxBlock random = philox_ids(quad, settings.seed, p.positions[index], settings.step);
     std::uint32_t word = random.word[0]; // no array that is indexed at run time
     word = id % 4 == 1 ? random.word[1] : word;
     word = id % 4 == 2 ? random.word[2] : word;

@@ -3,6 +3,7 @@
 
 #include "../plan_cuda.h"
 #include "../random.h"
+#include "../stats.h"
 #include "vector.cuh"
 
 namespace edlm::cuda {
@@ -42,7 +43,7 @@ __device__ __forceinline__ void absorb(LogitStats& stats, const float (&z)[N], s
 
 struct Sampling {
   float temperature;
-  std::int64_t seed;
+  std::int32_t seed[2];
   std::int32_t position, step;
 };
 
@@ -113,7 +114,8 @@ __device__ __forceinline__ LogitStats merge_block(LogitStats stats, LogitStats* 
 
 // Whether top-k or top-p leaves ids out.
 __device__ __forceinline__ bool filtered(const RowStatsParams& p, int slot) {
-  return p.temperature[slot] > 0 && ((p.top_k[slot] > 0 && p.top_k[slot] < p.vocab) || p.top_p[slot] < 1);
+  const SlotFields& s = slot_fields(p.state, slot);
+  return s.temperature > 0 && ((s.top_k > 0 && s.top_k < p.vocab) || s.top_p < 1);
 }
 
 template <class T>

@@ -26,6 +26,11 @@ PagedCache paged_cache(const Case& c) {
           c.integer("max_pages"), c.integer("pages"),  c.integer("page_size")};
 }
 
+BlockState block_state(const Case& c) {
+  const std::int64_t words = c.integer("words");
+  return {c.buffer<std::int32_t>("state"), c.integer("slots"), max_block_of(words), words};
+}
+
 QuantizedOut quantized(const Case& c) {
   if (!c.buffer("q")) return {};
   return {c.buffer<std::uint8_t>("q"), c.buffer<float>("scale"), static_cast<DType>(c.integer("q_dtype"))};
@@ -109,11 +114,7 @@ void row_stats(const Case& c) {
   p.vocab = c.integer("vocab");
   p.slots = c.buffer<std::int32_t>("row_slots");
   p.positions = c.buffer<std::int32_t>("positions");
-  p.temperature = c.buffer<float>("temperature");
-  p.top_k = c.buffer<std::int32_t>("top_k");
-  p.top_p = c.buffer<float>("top_p");
-  p.seed = c.buffer<std::int64_t>("seed");
-  p.step = c.buffer<std::int32_t>("step");
+  p.state = block_state(c);
   p.forbidden_id = c.integer("forbidden_id");
   p.parts = c.buffer("parts") ? c.integer("parts") : cuda_vocab_parts(p.vocab);
   p.all_logits = c.buffer("logits");
@@ -125,43 +126,20 @@ void row_stats(const Case& c) {
 }
 
 void unmask(const Case& c) {
-  cuda::unmask({c.integer("slots"), c.integer("max_block"), c.buffer<std::int32_t>("ids"), c.buffer<float>("stats"),
-                c.buffer<std::int32_t>("first_row"), c.buffer<float>("threshold"),
-                c.buffer<std::int32_t>("steps_per_block"), c.buffer<std::int32_t>("block_length"),
-                c.buffer<std::int32_t>("tokens"), c.buffer<float>("confidence"),
-                c.buffer<std::int32_t>("commit_step"), c.buffer<std::uint8_t>("masked"),
-                c.buffer<std::int32_t>("num_masked"), c.buffer<std::int32_t>("step"),
-                c.buffer<std::int32_t>("status")},
+  cuda::unmask({block_state(c), c.buffer<std::int32_t>("ids"), c.buffer<float>("stats"),
+                c.buffer<std::int32_t>("first_row"), nullptr},
                stream);
 }
 
 void advance(const Case& c) {
   AdvanceParams p{};
-  p.slots = c.integer("slots");
-  p.max_block = c.integer("max_block");
+  p.state = block_state(c);
   p.batch = c.integer("batch");
-  p.stop_ids_per_slot = c.integer("stop_ids_per_slot");
-  p.mask_id = static_cast<std::int32_t>(c.integer("mask_id"));
-  p.shift = c.integer("shift") != 0;
-  p.lay_out_only = c.integer("lay_out_only") != 0;
-  p.snapshot_bytes = c.integer("snapshot_bytes");
-  p.ring_size = c.integer("ring_size");
-  p.masked = c.buffer<std::uint8_t>("masked");
-  p.end = c.buffer<std::int32_t>("end");
-  p.full_length = c.buffer<std::int32_t>("full_length");
-  p.stop_ids = c.buffer<std::int32_t>("stop_ids");
-  p.query_blocks = c.buffer<QueryBlock>("query_blocks");
+  p.flags = c.integer("flags");
+  p.inputs = step_inputs(c.buffer<std::int32_t>("inputs"), p.batch, p.state.max_block,
+                         has_noisy_rows(p.flags, p.state.max_block) ? 2 : 1);
   p.control = c.buffer<LoopControl>("control");
-  p.snapshot = c.buffer<std::uint8_t>("snapshot");
-  p.ring = c.buffer<std::uint8_t>("ring");
-  const std::pair<const char*, std::int32_t**> rest[] = {
-      {"tokens", &p.tokens},         {"clean", &p.clean},         {"num_masked", &p.num_masked},
-      {"step", &p.step},             {"status", &p.status},       {"block_length", &p.block_length},
-      {"active", &p.active},         {"start", &p.start},         {"pending", &p.pending},
-      {"token_ids", &p.token_ids},   {"row_slots", &p.row_slots}, {"positions", &p.positions},
-      {"head_rows", &p.head_rows},   {"host", &p.host},           {"head_slots", &p.head_slots},
-      {"first_row", &p.first_row},   {"head_positions", &p.head_positions}};
-  for (const auto& [name, field] : rest) *field = c.buffer<std::int32_t>(name);
+  p.link = {c.buffer<std::int32_t>("link"), c.integer("ring_size")};
   cuda::advance(p, stream);
 }
 

@@ -69,6 +69,14 @@ DType Check::dtype(const char* name, const Tensor& tensor) const {
   return DType::f16;
 }
 
+BlockState block_state(const Check& check, const Tensor& state) {
+  check.dense("state", state, ScalarType::Int, {kAny, kAny});
+  const std::int64_t words = state.size(1), max_block = max_block_of(words);
+  check.that(max_block > 0, "state: want records of ", kSlotWords, " words and ", kPositionWords,
+             " for every position of the longest block, rounded up to a multiple of 4, got ", words);
+  return {data<std::int32_t>(state), state.size(0), max_block, words};
+}
+
 PagedCache paged_cache(const Check& check, const Tensor& k_cache, const Tensor& v_cache, const Tensor& page_table,
                        std::int64_t kv_heads, std::int64_t head_dim) {
   const ScalarType type = k_cache.scalar_type();

@@ -66,6 +66,9 @@ T* data(const Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
+// The records of the block state: int32 [slots, words].
+BlockState block_state(const Check& check, const Tensor& state);
+
 PagedCache paged_cache(const Check& check, const Tensor& k_cache, const Tensor& v_cache, const Tensor& page_table,
                        std::int64_t kv_heads, std::int64_t head_dim);
 

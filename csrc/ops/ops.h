@@ -31,26 +31,16 @@ void qkv_prepare(const Tensor& qkv, const OptionalTensor& bias, const OptionalTe
 void block_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache, const Tensor& query_blocks,
                      const Tensor& page_table, double scale, const Tensor& out);
 
-void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, const Tensor& positions,
-               const Tensor& temperature, const Tensor& top_k, const Tensor& top_p, const Tensor& seed,
-               const Tensor& step, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats);
+void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& state, const Tensor& slots,
+               const Tensor& positions, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats);
 
-void row_stats_int8(const Tensor& hidden, const Tensor& hidden_scale, const Tensor& weight, std::int64_t vocab,
-                    const Tensor& slots, const Tensor& positions, const Tensor& temperature, const Tensor& top_k,
-                    const Tensor& top_p, const Tensor& seed, const Tensor& step, std::int64_t forbidden_id,
-                    const Tensor& ids, const Tensor& stats);
+void row_stats_quantized(const Tensor& hidden, const Tensor& hidden_scale, const Tensor& weight, std::int64_t vocab,
+                         const Tensor& state, const Tensor& slots, const Tensor& positions, std::int64_t forbidden_id,
+                         const Tensor& ids, const Tensor& stats);
 
-void unmask(const Tensor& ids, const Tensor& stats, const Tensor& first_row, const Tensor& threshold,
-            const Tensor& steps_per_block, const Tensor& block_length, const Tensor& tokens, const Tensor& confidence,
-            const Tensor& commit_step, const Tensor& masked, const Tensor& num_masked, const Tensor& step,
-            const Tensor& status);
+void unmask(const Tensor& state, const Tensor& ids, const Tensor& stats, const Tensor& first_row);
 
-void advance(const Tensor& tokens, const Tensor& masked, const Tensor& clean, const Tensor& num_masked,
-             const Tensor& block_length, const Tensor& step, const Tensor& status, const Tensor& active,
-             const Tensor& start, const Tensor& pending, const Tensor& end, const Tensor& full_length,
-             const Tensor& stop_ids, const Tensor& token_ids, const Tensor& row_slots, const Tensor& positions,
-             const Tensor& query_blocks, const Tensor& head_rows, const Tensor& head_slots,
-             const Tensor& head_positions, const Tensor& first_row, const Tensor& control, const Tensor& snapshot,
-             const Tensor& ring, const Tensor& host, std::int64_t mask_id, bool shift, bool lay_out_only);
+void advance(const Tensor& state, const OptionalTensor& inputs, const Tensor& control, const OptionalTensor& link,
+             std::int64_t flags);
 
 } // namespace edlm

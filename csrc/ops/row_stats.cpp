@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "../cpu/dispatch.h"
+#include "../stats.h"
 #include "gpu.h"
 #include "ops.h"
 #include "parallel.h"
@@ -16,8 +17,9 @@ namespace {
 
 // Whether a row needs its logits as a whole.
 bool filtered(const RowStatsParams& p, std::int64_t slot) {
-  const bool top_k = p.top_k[slot] > 0 && p.top_k[slot] < p.vocab;
-  return p.temperature[slot] > 0 && (top_k || p.top_p[slot] < 1);
+  const SlotFields& settings = slot_fields(p.state, slot);
+  const bool top_k = settings.top_k > 0 && settings.top_k < p.vocab;
+  return settings.temperature > 0 && (top_k || settings.top_p < 1);
 }
 
 // hidden . weight^T in float32: rounded to 16 bits, logits would tie, and ties decide which token is taken.
@@ -45,8 +47,8 @@ void row_stats_on_gpu(RowStatsParams p, const GpuScope& gpu, const Tensor& hidde
     launch_row_stats(p, gpu.stream());
     p.slots += p.rows;
     p.positions += p.rows;
-    p.ids += 2 * p.rows;
-    p.stats += 5 * p.rows;
+    p.ids += IdColumn::count * p.rows;
+    p.stats += StatColumn::count * p.rows;
   }
 }
 
@@ -72,42 +74,32 @@ void row_stats_on_gpu(RowStatsParams p, const GpuScope& gpu, const Tensor& hidde
 }
 
 // Everything but hidden and weight, whose sizes must be in params.
-void take_arguments(const Check& check, RowStatsParams& params, const Tensor& slots, const Tensor& positions,
-                    const Tensor& temperature, const Tensor& top_k, const Tensor& top_p, const Tensor& seed,
-                    const Tensor& step, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats) {
+void take_arguments(const Check& check, RowStatsParams& params, const Tensor& state, const Tensor& slots,
+                    const Tensor& positions, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats) {
+  params.state = block_state(check, state);
   check.dense("slots", slots, ScalarType::Int, {params.rows})
       .dense("positions", positions, ScalarType::Int, {params.rows})
-      .dense("temperature", temperature, ScalarType::Float, {kAny});
-  const std::int64_t num_slots = temperature.size(0);
-  check.dense("top_k", top_k, ScalarType::Int, {num_slots})
-      .dense("top_p", top_p, ScalarType::Float, {num_slots})
-      .dense("seed", seed, ScalarType::Long, {num_slots})
-      .dense("step", step, ScalarType::Int, {num_slots})
-      .dense("ids", ids, ScalarType::Int, {params.rows, 2})
-      .dense("stats", stats, ScalarType::Float, {params.rows, 5});
+      .dense("ids", ids, ScalarType::Int, {params.rows, IdColumn::count})
+      .dense("stats", stats, ScalarType::Float, {params.rows, StatColumn::count});
   check.that(params.vocab > 0 && params.vocab < (1 << 24), "weight: want 1 to 2^24 - 1 rows, got ", params.vocab);
   check.that(params.hidden_size > 0, "hidden: want at least one column, got 0");
   check.that(forbidden_id >= -1 && forbidden_id < params.vocab, "forbidden_id: want -1 or a row of weight (",
              params.vocab, "), got ", forbidden_id);
   params.slots = data<std::int32_t>(slots);
   params.positions = data<std::int32_t>(positions);
-  params.temperature = data<float>(temperature);
-  params.top_k = data<std::int32_t>(top_k);
-  params.top_p = data<float>(top_p);
-  params.seed = data<std::int64_t>(seed);
-  params.step = data<std::int32_t>(step);
   params.forbidden_id = forbidden_id;
   params.ids = data<std::int32_t>(ids);
   params.stats = data<float>(stats);
 }
 
-void row_stats_on_cpu(const Check& check, RowStatsParams& params, std::int64_t num_slots) {
+void row_stats_on_cpu(const Check& check, RowStatsParams& params) {
   const std::int64_t rows = params.rows, vocab = params.vocab;
   std::vector<std::unique_ptr<float[]>> filtered_logits(rows);
   std::vector<float*> logits(rows);
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t slot = params.slots[r];
-    check.that(slot >= -1 && slot < num_slots, "slots[", r, "]: want -1 or less than ", num_slots, ", got ", slot);
+    check.that(slot >= -1 && slot < params.state.slots, "slots[", r, "]: want -1 or less than ", params.state.slots, ", got ",
+               slot);
     if (slot < 0 || !filtered(params, slot)) continue;
     filtered_logits[r].reset(new float[padded_ids(vocab)]);
     logits[r] = filtered_logits[r].get();
@@ -126,9 +118,8 @@ void row_stats_on_cpu(const Check& check, RowStatsParams& params, std::int64_t n
 
 } // namespace
 
-void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, const Tensor& positions,
-               const Tensor& temperature, const Tensor& top_k, const Tensor& top_p, const Tensor& seed,
-               const Tensor& step, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats) {
+void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& state, const Tensor& slots,
+               const Tensor& positions, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats) {
   const Check check("edlm::row_stats", hidden);
   RowStatsParams params{};
   params.dtype = check.dtype("hidden", hidden);
@@ -139,7 +130,7 @@ void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, 
   params.vocab = weight.size(0);
   params.hidden = data(hidden);
   params.weight = data(weight);
-  take_arguments(check, params, slots, positions, temperature, top_k, top_p, seed, step, forbidden_id, ids, stats);
+  take_arguments(check, params, state, slots, positions, forbidden_id, ids, stats);
   if constexpr (kHasGpu)
     if (check.on_gpu()) {
       const GpuScope gpu(hidden);
@@ -148,14 +139,13 @@ void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& slots, 
         return float_logits(torch::stable::narrow(rows, 0, first, count), weight);
       });
     }
-  row_stats_on_cpu(check, params, temperature.size(0));
+  row_stats_on_cpu(check, params);
 }
 
-void row_stats_int8(const Tensor& hidden, const Tensor& hidden_scale, const Tensor& weight, std::int64_t vocab,
-                    const Tensor& slots, const Tensor& positions, const Tensor& temperature, const Tensor& top_k,
-                    const Tensor& top_p, const Tensor& seed, const Tensor& step, std::int64_t forbidden_id,
-                    const Tensor& ids, const Tensor& stats) {
-  const Check check("edlm::row_stats_int8", hidden);
+void row_stats_quantized(const Tensor& hidden, const Tensor& hidden_scale, const Tensor& weight, std::int64_t vocab,
+                         const Tensor& state, const Tensor& slots, const Tensor& positions, std::int64_t forbidden_id,
+                         const Tensor& ids, const Tensor& stats) {
+  const Check check("edlm::row_stats_quantized", hidden);
   RowStatsParams params{};
   const DType dtype = quantized_dtype(check, "hidden", hidden);
   check.dense("hidden", hidden, dtype == DType::e4m3 ? ScalarType::Float8_e4m3fn : ScalarType::Byte, {kAny, kAny});
@@ -169,10 +159,10 @@ void row_stats_int8(const Tensor& hidden, const Tensor& hidden_scale, const Tens
   params.hidden = data(hidden);
   params.hidden_scale = data<float>(hidden_scale);
   params.weight = data(weight);
-  take_arguments(check, params, slots, positions, temperature, top_k, top_p, seed, step, forbidden_id, ids, stats);
+  take_arguments(check, params, state, slots, positions, forbidden_id, ids, stats);
   if constexpr (kHasGpu)
     if (check.on_gpu()) return quantized_row_stats_on_gpu(check, params, dtype, hidden, weight);
-  row_stats_on_cpu(check, params, temperature.size(0));
+  row_stats_on_cpu(check, params);
 }
 
 } // namespace edlm

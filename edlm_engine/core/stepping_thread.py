@@ -9,8 +9,10 @@ import torch
 
 from ..errors import EngineClosedError
 from ..hardware.machine import default_threads
+from .observers import Observers
+from .requests import Request
 from .runner import Runner
-from .scheduler import Request, Scheduler
+from .scheduler import Scheduler
 
 
 class Leader(Protocol):
@@ -25,14 +27,20 @@ class Leader(Protocol):
 class SteppingThread:
     """Owns the scheduler and the runner: nothing else touches them once the thread runs.
 
-    The thread starts with the first request and sleeps while there is nothing to do. ahead: takes over
-    whenever all prompts are in the cache; without it every step is laid out here.
+    The thread starts with the first request and sleeps while there is nothing to do. leader: takes over
+    whenever the host need not lead; without it the host leads every step.
     """
 
     def __init__(
-        self, scheduler: Scheduler, runner: Runner, num_threads: int | None, ahead: Leader | None = None
+        self,
+        scheduler: Scheduler,
+        runner: Runner,
+        num_threads: int | None,
+        leader: Leader | None = None,
+        observers: Observers | None = None,
     ):
-        self._scheduler, self._runner, self._ahead = scheduler, runner, ahead
+        self._scheduler, self._runner, self._leader = scheduler, runner, leader
+        self.observers = observers or Observers()
         # torch hands the last setting of any thread to new ones: without a number of its own, one engine's
         # thread would take over another engine's
         self.num_threads = num_threads or min(torch.get_num_threads(), default_threads())
@@ -43,7 +51,7 @@ class SteppingThread:
 
     @property
     def stepping(self) -> str:
-        return self._ahead.stepping if self._ahead else "eager"
+        return self._leader.stepping if self._leader else "eager"
 
     def submit(self, *requests: Request):
         """Hand over requests, which begin in the same step if there is room."""
@@ -79,7 +87,9 @@ class SteppingThread:
         with torch.inference_mode():
             while self._collect():
                 try:
+                    self.observers.begin("step")
                     self._step()
+                    self.observers.end("step")
                 except Exception as error:  # a defect must reach the callers and leave the engine usable
                     for sequence in list(self._scheduler.running):
                         self._scheduler.fail(sequence, error)
@@ -104,11 +114,16 @@ class SteppingThread:
         scheduler.admit()
         if not scheduler.running:
             return
-        if self._ahead is None or scheduler.prompts_due:
-            self._runner.step(scheduler.layout())
-            scheduler.advance()
-        else:
-            self._ahead.run(self._interrupted)
+        if self._leader is not None and not scheduler.host_must_lead:
+            self._leader.run(self._interrupted)
+            return
+        self.observers.begin("layout")
+        plan = scheduler.plan()
+        scheduler.begin(plan)
+        inputs = scheduler.lay_out(plan)
+        self.observers.end("layout")
+        self._runner.step(inputs, plan.selecting())
+        scheduler.finish(plan)
 
     def _interrupted(self) -> bool:
         """Whether there is something to do that only happens between two steps of the host's own."""

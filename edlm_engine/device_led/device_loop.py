@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..ops import CONTROL_WORDS
+
 _LIBRARY = Path(__file__).parents[1] / "_C.so"
 
 
@@ -28,9 +30,10 @@ class DeviceLoop:
     the memory that they were captured with must stay: torch's graphs are kept until close(), and whoever
     passes ints sees to it. Their nodes may be kernels, copies, fills and child graphs of one GPU; what
     torch's cudaMallocAsync allocator adds is none of these.
-    control: int32 [4] on that GPU: go_on, commit, steps, snapshots. The last kernel of both steps writes all
-    but steps: whether there is another step, and whether it is the one with clean rows. `steps` counts those
-    of a launch. What the two are before a launch decides about its first step; with go_on = 0 there is none.
+    control: int32 [ops.CONTROL_WORDS] on that GPU: go_on, commit, steps, snapshots, and more. The last kernel
+        of both steps writes all but steps: whether there is another step, and whether it is the one with
+        clean rows. `steps` counts those of a launch. What the two are before a launch decides about its first
+        step; with go_on = 0 there is none.
     max_steps: of one launch.
     Raises RuntimeError where why_unsupported() gives a reason, and with CUDA's message. Not thread-safe.
     """
@@ -74,8 +77,10 @@ class DeviceLoop:
 
 
 def _check(control: Tensor, max_steps: int):
-    if control.dtype != torch.int32 or control.shape != (4,) or not control.is_contiguous():
-        raise ValueError(f"control must be int32 [4], contiguous, got {control.dtype} {list(control.shape)}")
+    if control.dtype != torch.int32 or control.shape != (CONTROL_WORDS,) or not control.is_contiguous():
+        raise ValueError(
+            f"control must be int32 [{CONTROL_WORDS}], contiguous, got {control.dtype} {list(control.shape)}"
+        )
     if not control.is_cuda:
         raise ValueError(f"control must be on a GPU, got {control.device}")
     if not 1 <= max_steps < 2**31:

@@ -30,7 +30,7 @@ class RunAhead:
     of it; the scheduler replays them in turn, so that texts, stop strings, streams and errors come about as
     in eager steps, some steps behind. What the host ends by itself (a stop string, a cancelled request) it
     tells the device, which meanwhile may do steps that nobody reads.
-    stepping: "static" (no graph, any device), "graph" or "device": see stepping.py.
+    stepping: "direct" (no graph, any device), "graph" or "device": see stepping.py.
     """
 
     def __init__(self, stepping: str, scheduler: Scheduler, runner: Runner, decoding: DecodingConfig):
@@ -38,14 +38,13 @@ class RunAhead:
         self._scheduler, self._runner, self._decoding = scheduler, runner, decoding
         self._link = HostLink(runner.state, ring_size=(_LAUNCHES + 1) * LAUNCH_STEPS)
         self._ways: dict[int, tuple] = {}  # by batch: the step, and the way to run it
-        self._pool = None if stepping == "static" else torch.cuda.graph_pool_handle()
+        self._pool = None if stepping == "direct" else torch.cuda.graph_pool_handle()
 
     def run(self, interrupted: Callable[[], bool]):
         """Until no sequence runs, or interrupted(), which is asked between two steps."""
         scheduler, link = self._scheduler, self._link
         step, way = self._way(max(sequence.slot for sequence in scheduler.running) + 1)
         link.reset()
-        scheduler.hand_over()
         self._runner.state.upload()
         step.lay_out()
         try:
@@ -54,6 +53,15 @@ class RunAhead:
             link.pause()
             way.wait()
             self._replay()
+            self._take_over()
+
+    def _take_over(self):
+        """Let the host lead again, from where the device has come to."""
+        state, running = self._runner.state, {sequence.slot for sequence in self._scheduler.running}
+        state.download()
+        for slot in range(len(state.records)):
+            if slot not in running:  # what ended meanwhile may still be active there
+                state.host.active[slot] = 0
 
     def _follow(self, way, interrupted: Callable[[], bool]):
         barren = 0
@@ -77,8 +85,9 @@ class RunAhead:
         scheduler, link, count = self._scheduler, self._link, 0
         while (snapshot := link.next()) is not None:
             before = {sequence.slot for sequence in scheduler.running}
-            self._runner.state.load_snapshot(snapshot)
-            scheduler.replay()
+            state = self._runner.state
+            state.load_snapshot(snapshot)
+            scheduler.read([s for s in scheduler.running if state.host.active[s.slot]])
             scheduler.drop_cancelled()
             for slot in before - {sequence.slot for sequence in scheduler.running}:
                 link.stop(slot)
@@ -87,18 +96,20 @@ class RunAhead:
 
     def _way(self, sequences: int):
         """The step for so many slots, and the way to run it; made when first asked for."""
-        batch = bucket(sequences, len(self._runner.state.step))
+        batch = bucket(sequences, len(self._runner.state.records))
         if batch not in self._ways:
             step = StaticStep(self._runner, self._decoding, self._link, batch)
             self._ways[batch] = step, self._make_way(step)
         return self._ways[batch]
 
     def _make_way(self, step: StaticStep):
-        if self.stepping == "static":
+        if self.stepping == "direct":
             return DirectSteps(step, self._link)
-        self._runner.state.host.active[:] = 0  # a step is captured while it has nothing to do
-        self._runner.state.upload()
+        state, active = self._runner.state, self._runner.state.host.active.copy()
+        state.host.active[:] = 0  # a step is captured while it has nothing to do
+        state.upload()
         step.lay_out()
+        state.host.active[:] = active
         if self.stepping == "device":
             try:
                 return LoopSteps(step, self._runner, self._pool, self._link)

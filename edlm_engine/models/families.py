@@ -92,7 +92,7 @@ def read_config(data: dict, path, tensor_names=None) -> tuple[ModelConfig, Decod
     for architecture in architectures:
         if architecture in _AR_ARCHITECTURES:
             model = _model_config(reader, tensor_names, _AR_ARCHITECTURES[architecture])
-            return model, DecodingConfig(None, eos_ids(reader), 1, "causal", True, True)
+            return model, DecodingConfig(None, eos_ids(reader), 1, "causal", True)
     known = sorted(_DIFFUSION_ARCHITECTURES | set(_AR_ARCHITECTURES))
     found = f"architectures {architectures}, model_type {model_type!r}"
     raise reader.error(f"{found}: no such family here; known: {', '.join(known)}")

@@ -16,7 +16,7 @@ class Head:
     weight: torch.Tensor
 
     def row_stats(self, hidden: torch.Tensor, *arguments) -> None:
-        """hidden: T [n, hidden]; arguments: ops.row_stats' from slots on."""
+        """hidden: T [n, hidden]; arguments: ops.row_stats' from state on."""
         ops.row_stats(hidden, self.weight, *arguments)
 
 
@@ -28,4 +28,4 @@ class QuantizedHead:
         self.weight = pack(weight)
 
     def row_stats(self, hidden: torch.Tensor, *arguments) -> None:
-        ops.row_stats_int8(*self._rows.quantize(hidden), self.weight, self._vocab, *arguments)
+        ops.row_stats_quantized(*self._rows.quantize(hidden), self.weight, self._vocab, *arguments)

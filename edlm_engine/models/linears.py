@@ -118,7 +118,7 @@ Linear = DenseLinear | PackedLinear | OneDnnLinear | QuantizedLinear
 
 
 def pack(weight: QuantizedWeight) -> torch.Tensor:
-    """For ops.linear() and ops.row_stats_int8()."""
+    """For ops.linear() and ops.row_stats_quantized()."""
     is_int8 = weight.values.dtype == torch.int8
     return (ops.pack_int8_weight if is_int8 else ops.pack_fp8_weight)(weight.values, weight.scale)
 

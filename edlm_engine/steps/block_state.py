@@ -1,112 +1,123 @@
-"""The active blocks of all sequences, as tensors that the kernels read and change in place."""
+"""The active blocks of all sequences: a record per cache slot, which the kernels read and change in place."""
 
-import math
 from collections.abc import Collection
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 
-# name -> type and shape: per position [slots, block_length], per slot [slots], or [slots, STOP_IDS]
-_SNAPSHOT = {
-    "tokens": (torch.int32, "position"),  # the mask token where masked
-    "masked": (torch.uint8, "position"),
-    "confidence": (torch.float32, "position"),  # valid where committed
-    "commit_step": (torch.int32, "position"),  # valid where committed
-    "num_masked": (torch.int32, "slot"),
-    "block_length": (torch.int32, "slot"),
-    "step": (torch.int32, "slot"),  # denoising steps done in this block
-    "status": (torch.int32, "slot"),  # 0: masks left, 1: block finished, -1: NaN or infinite logits
-    "active": (torch.int32, "slot"),  # 1: took part in the step; this and the next group: ops.advance alone
-}
-_REST = {
-    "clean": (torch.int32, "position"),  # tokens of the `pending` positions before the block
-    "start": (torch.int32, "slot"),  # position of the block
-    "pending": (torch.int32, "slot"),  # positions before it whose keys and values are still to be written
-    "end": (torch.int32, "slot"),  # position behind the last block
-    "full_length": (torch.int32, "slot"),  # of every block but the last
-    "stop_ids": (torch.int32, "stop"),  # -1: none
-    "threshold": (torch.float32, "slot"),  # NaN: fixed schedule
-    "steps_per_block": (torch.int32, "slot"),  # 0: unset
-    "temperature": (torch.float32, "slot"),
-    "top_k": (torch.int32, "slot"),
-    "top_p": (torch.float32, "slot"),
-    "seed": (torch.int64, "slot"),
-}
-FIELDS = _SNAPSHOT | _REST
-STOP_IDS = 8  # of a request; more are found by the host alone, a little later
-_ALIGNMENT = 64
+from .. import ops
+from .policies import Policy
+
+OPEN = -1  # in a canvas: a position to fill
+SLOT_WORDS = sum(count for _, _, count in ops.SLOT_FIELDS)
+STOP_IDS = next(count for name, _, count in ops.SLOT_FIELDS if name == "stop_ids")
+RULE_PARAMETERS = next(count for name, _, count in ops.SLOT_FIELDS if name == "rule_parameters")
+
+
+def record_words(block_length: int) -> int:
+    """Words of four bytes of a record whose blocks are at most that long: a multiple of 16 bytes."""
+    return -(-(SLOT_WORDS + len(ops.POSITION_FIELDS) * block_length) // 4) * 4
+
+
+def fields_of(records: torch.Tensor, block_length: int) -> dict[str, torch.Tensor]:
+    """The fields of records [slots, words] by name, as views: [slots], [slots, count] for a slot's fields of
+    more than one value, [slots, block_length] for those of positions."""
+    as_type = {"std::int32_t": records, "float": records.view(torch.float32)}
+    fields, at = {}, 0
+    for name, kind, count in ops.SLOT_FIELDS:
+        fields[name] = as_type[kind][:, at] if count == 1 else as_type[kind][:, at : at + count]
+        at += count
+    for name, kind in ops.POSITION_FIELDS:
+        fields[name] = as_type[kind][:, at : at + block_length]
+        at += block_length
+    return fields
 
 
 class BlockState:
-    """One row per cache slot, under the names above.
+    """The fields of csrc/block_state.h, where their meanings stand, under their names.
 
-    Every tensor is an attribute, and `host` has the same names as numpy arrays, for code that looks at single
-    elements. All of them lie in one buffer: on a GPU, upload() and download() move it whole; on the CPU
-    tensors and arrays are the same memory, unless `apart`. `snapshot`: uint8 [bytes], the leading part of the
-    buffer, which is all that a step changes and the host needs to see; load_snapshot() puts one in `host`.
+    Every field is an attribute, and `host` has the same names as numpy arrays, for code that looks at single
+    elements. records: int32 [slots, words], all of them, what the ops take. On a GPU, upload() and download()
+    move them whole; on a CPU tensors and arrays are the same memory, unless `apart`. host_records: the
+    host's side of them.
     """
 
     def __init__(
         self, slots: int, block_length: int, mask_token_id: int | None, device="cpu", apart: bool = False
     ):
         self.mask_token_id = mask_token_id
-        self.host = SimpleNamespace()
-        shapes = {"position": (slots, block_length), "slot": (slots,), "stop": (slots, STOP_IDS)}
-        places, size = {}, 0
-        for name, (dtype, kind) in FIELDS.items():
-            begin = -(-size // _ALIGNMENT) * _ALIGNMENT
-            places[name] = (begin, size := begin + math.prod(shapes[kind]) * dtype.itemsize)
-        self._device = torch.zeros(size, dtype=torch.uint8, device=device)
-        on_gpu = self._device.device.type != "cpu"
-        self._host = (
-            torch.zeros(size, dtype=torch.uint8, pin_memory=on_gpu) if on_gpu or apart else self._device
-        )
-        for name, (dtype, kind) in FIELDS.items():
-            begin, end = places[name]
-            setattr(self, name, self._device[begin:end].view(dtype).view(shapes[kind]))
-            setattr(self.host, name, self._host[begin:end].view(dtype).view(shapes[kind]).numpy())
-        self.snapshot = self._device[: places[next(iter(_REST))][0]]
+        self.records = torch.zeros(slots, record_words(block_length), dtype=torch.int32, device=device)
+        on_gpu = self.records.device.type != "cpu"
+        self.host_records = self.records
+        if on_gpu or apart:
+            pinned = on_gpu and self.records.device.type == "cuda"
+            self.host_records = torch.zeros(self.records.shape, dtype=torch.int32, pin_memory=pinned)
+        for name, field in fields_of(self.records, block_length).items():
+            setattr(self, name, field)
+        fields = fields_of(self.host_records, block_length)
+        self.host = SimpleNamespace(**{name: field.numpy() for name, field in fields.items()})
 
     def upload(self):
         """Make the device see what was written through `host`."""
-        if self._host is not self._device:
-            self._device.copy_(self._host, non_blocking=True)
+        if self.host_records is not self.records:
+            self.records.copy_(self.host_records, non_blocking=True)
 
     def download(self):
         """Make `host` show what the kernels wrote; waits for them."""
-        if self._host is not self._device:
-            self._host.copy_(self._device)
+        if self.host_records is not self.records:
+            self.host_records.copy_(self.records)
 
     def load_snapshot(self, snapshot: torch.Tensor):
-        """Make `host` show the state of a step that is past: a copy of `snapshot` from then."""
-        self._host[: len(snapshot)] = snapshot
+        """Make `host` show the state of a step that is past. snapshot: a copy of `records` from then, in any
+        shape."""
+        self.host_records.copy_(snapshot.view(self.host_records.shape))
 
-    def begin_request(self, slot: int, params, seed: int):
-        host = self.host
-        host.threshold[slot] = math.nan if params.threshold is None else params.threshold
-        default_steps = host.tokens.shape[1] if params.threshold is None else 0
-        host.steps_per_block[slot] = min(params.steps_per_block or default_steps, 2**31 - 1)
-        host.temperature[slot] = params.temperature
-        host.top_k[slot], host.top_p[slot] = params.top_k, params.top_p
-        host.seed[slot] = seed
+    def begin_request(
+        self,
+        slot: int,
+        policy: Policy,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ):
+        """What a request chooses."""
+        host, parameters = self.host, policy.parameters()
+        host.rule[slot] = ops.RULES["selected" if policy.rule is None else policy.rule]
+        host.rule_parameters[slot] = 0
+        host.rule_parameters[slot, : len(parameters)] = parameters
+        host.keep_wanted[slot] = policy.wants == "all"
+        host.temperature[slot], host.top_k[slot], host.top_p[slot] = temperature, top_k, top_p
+        host.seed[slot] = np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF], np.uint32).view(np.int32)
+        host.mask_id[slot] = 0 if self.mask_token_id is None else self.mask_token_id
 
-    def begin_block(self, slot: int, length: int):
-        """A block of `length` masks."""
+    def begin_sequence(
+        self, slot: int, start: int, pending, end: int, full_length: int, stop_ids: Collection[int]
+    ):
+        """Where the blocks of a slot lie, which is not active yet: the first one at position `start`, behind
+        the tokens `pending` that a step is still to write, the last one ends before `end`, all but it have
+        full_length positions. Of stop_ids the device knows the first STOP_IDS."""
         host = self.host
-        host.tokens[slot] = 0 if self.mask_token_id is None else self.mask_token_id
-        host.masked[slot] = 0
-        host.masked[slot, :length] = 1
-        host.num_masked[slot] = host.block_length[slot] = length
-        host.step[slot] = host.status[slot] = 0
-
-    def go_on_from(self, slot: int, start: int, clean, end: int, full_length: int, stop_ids: Collection[int]):
-        """What ops.advance needs to know of a slot whose block at `start` is under way: see there. clean: the
-        pending tokens before it."""
-        host = self.host
-        host.active[slot], host.start[slot], host.end[slot] = 1, start, end
-        host.pending[slot], host.full_length[slot] = len(clean), full_length
-        host.clean[slot, : len(clean)] = clean
+        host.active[slot], host.start[slot], host.end[slot] = 0, start, end
+        host.full_length[slot] = full_length
+        host.pending[slot] = len(pending)
+        host.clean[slot, : len(pending)] = pending
         host.stop_ids[slot] = -1
         known = np.fromiter(stop_ids, np.int32)[:STOP_IDS]
         host.stop_ids[slot, : len(known)] = known
+
+    def begin_block(self, slot: int, canvas):
+        """A block, begun by the host. canvas: for each position OPEN, or the token that is given there."""
+        host, length = self.host, len(canvas)
+        canvas = np.asarray(canvas, np.int32)
+        is_open = canvas == OPEN
+        host.tokens[slot] = host.mask_id[slot]
+        host.tokens[slot, :length] = np.where(is_open, host.mask_id[slot], canvas)
+        host.open[slot], host.given[slot] = 0, 0
+        host.open[slot, :length] = is_open
+        host.given[slot, :length] = ~is_open
+        host.wanted[slot] = host.open[slot]
+        host.block_length[slot] = length
+        host.step[slot] = host.status[slot] = 0

@@ -21,7 +21,7 @@ DtypeOption = Annotated[str, typer.Option(help="auto, bfloat16, float32, or on a
 BlockOption = Annotated[int | None, typer.Option(help="Block length; default: the checkpoint's.")]
 MaskOption = Annotated[int | None, typer.Option(help="Mask token id, if the checkpoint does not say.")]
 QuantizationOption = Annotated[str | None, typer.Option(help="int8, or on a GPU fp8.")]
-SteppingOption = Annotated[str, typer.Option(help="auto, eager, static, graph or device.")]
+SteppingOption = Annotated[str, typer.Option(help="auto, eager, direct, graph or device.")]
 PrefillOption = Annotated[str | None, typer.Option(help="block_causal, bidirectional or causal.")]
 DelayOption = Annotated[float, typer.Option(min=0.0, help="Seconds to show each denoising step.")]
 

@@ -1,99 +1,108 @@
-"""Times of an engine's steps, taken from inside."""
+"""Times of an engine's steps."""
 
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from concurrent.futures import CancelledError
 
 import torch
 
-from ..core.scheduler import Scheduler
+from ..core.requests import Request
+from ..core.scheduler import Plan
+from ..core.transcript import Transcript
 from ..engine import Engine
 from ..params import SamplingParams
-from ..steps.inputs import QueryBlock
-from ..steps.layout import ForwardBuilder, add_active_block
+from ..steps.block_state import OPEN
 
 
 class Spans:
-    """Durations of calls: on a CPU by the clock, on a GPU between events that go with the work."""
+    """Durations of moments: on a CPU by the clock, on a GPU between events that go with the work."""
 
     def __init__(self, on_gpu: bool):
         self._on_gpu = on_gpu
+        self._begin = None
         self._pairs: list[tuple] = []
 
-    def clear(self):
-        self._pairs.clear()
+    def begin(self):
+        self._begin = self._now()
 
-    def around(self, call: Callable) -> Callable:
-        def timed(*arguments):
-            if self._on_gpu and torch.cuda.is_current_stream_capturing():
-                return call(*arguments)  # nothing is done yet, and replays do not come by here
-            begin = self._now()
-            result = call(*arguments)
-            self._pairs.append((begin, self._now()))
-            return result
-
-        return timed
+    def end(self):
+        if self._begin is not None:
+            self._pairs.append((self._begin, self._now()))
+        self._begin = None
 
     def _now(self):
         if not self._on_gpu:
             return time.perf_counter()
+        if torch.cuda.is_current_stream_capturing():
+            return None  # nothing is done yet, and replays do not come by here
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
     def seconds(self) -> list[float]:
-        """Of each call; its work must be done."""
+        """Of each; its work must be done."""
         if self._on_gpu:
             return [begin.elapsed_time(end) / 1e3 for begin, end in self._pairs]
         return [end - begin for begin, end in self._pairs]
 
 
 class CpuTime:
-    """What calls cost the threads that make them, in seconds of their processors: sleeping costs nothing."""
+    """What moments cost the thread that they happen on, in seconds of its processor: sleeping costs
+    nothing."""
 
     def __init__(self):
         self.seconds = 0.0
-        self._idle = threading.Event()
-        self._idle.set()
+        self._begin: float | None = None
 
-    def around(self, call: Callable) -> Callable:
-        def timed(*arguments):
-            self._idle.clear()
-            begin = time.thread_time()
-            try:
-                return call(*arguments)
-            finally:
-                self.seconds += time.thread_time() - begin
-                self._idle.set()
+    def begin(self):
+        self._begin = time.thread_time()
 
-        return timed
+    def end(self):
+        if self._begin is not None:
+            self.seconds += time.thread_time() - self._begin
+        self._begin = None
 
-    def wait(self):
-        """Until the call under way has ended."""
-        self._idle.wait()
+
+class _Run:
+    """Observes one run of an engine."""
+
+    def __init__(self, engine: Engine):
+        on_gpu = engine.device == "cuda"
+        self._scheduler = engine._loop._scheduler
+        self.forward, self.commit = Spans(on_gpu), Spans(on_gpu)
+        self.host, self.apart = CpuTime(), CpuTime()
+        self.read: list[tuple[float, bool]] = []  # when the host came to a step; prompts were due still
+        # On a GPU the host waits actively in one moment, on a CPU it computes in the others.
+        apart = ("wait",) if on_gpu else ("forward", "commit")
+        self._clocks = {"forward": [self.forward], "commit": [self.commit], "step": [self.host]}
+        for moment in apart:
+            self._clocks.setdefault(moment, []).append(self.apart)
+        self.idle = threading.Event()
+        self.idle.set()
+
+    def begin(self, moment: str):
+        if moment == "step":
+            self.idle.clear()
+        elif moment == "read":  # at once: what follows may wake who asks
+            self.read.append((time.perf_counter(), self._scheduler.prompts_due))
+        for clock in self._clocks.get(moment, ()):
+            clock.begin()
+
+    def end(self, moment: str):
+        for clock in self._clocks.get(moment, ()):
+            clock.end()
+        if moment == "step":
+            self.idle.set()
 
 
 class Meter:
     """Times an engine's steps, whoever leads them: on a CPU all of them; on a GPU those that the host lays
-    out. Of captured ones it sees when the host has read them. An engine has one Meter, which it does not
-    keep alive."""
+    out. Of captured ones it sees when the host has read them."""
 
     def __init__(self, engine: Engine):
         self.engine = engine
-        loop, on_gpu = engine._loop, engine.device == "cuda"
-        runner, scheduler = loop._runner, loop._scheduler
-        self._forwards, self._computes = Spans(on_gpu), Spans(on_gpu)
-        self._read: list[tuple[float, bool]] = []  # when the scheduler came to a step; prompts were due still
-        self._host, self._apart = CpuTime(), CpuTime()
-        runner.model.forward = self._forwards.around(runner.model.forward)
-        runner.compute = self._computes.around(runner.compute)
-        scheduler.advance = _noted(self._read, scheduler)
-        loop._step = self._host.around(loop._step)
-        if on_gpu:  # there the host waits actively, here it computes
-            runner.state.download = self._apart.around(runner.state.download)
-        else:
-            runner.compute = self._apart.around(runner.compute)
 
     def run(self, prompts, **params) -> dict[str, float | None]:
         """All prompts in one batch, to the end: rates, times and shares of the time.
@@ -104,13 +113,14 @@ class Meter:
         computing, on a GPU without the waiting for it. None: what captured steps do not show. steps: forwards
         of the batch, those of prompts included.
         """
-        self._clear()
-        start = time.perf_counter()
-        results = self.engine.generate(prompts, **params)
-        seconds = time.perf_counter() - start
-        self._host.wait()
-        tokens, steps = sum(len(r.token_ids) for r in results), len(self._read)
-        times = [at for at, prompts_due in self._read if not prompts_due]
+        run = _Run(self.engine)
+        with self.engine.observe(run):
+            start = time.perf_counter()
+            results = self.engine.generate(prompts, **params)
+            seconds = time.perf_counter() - start
+            run.idle.wait()
+        tokens, steps = sum(len(r.token_ids) for r in results), len(run.read)
+        times = [at for at, prompts_due in run.read if not prompts_due]
         between = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else seconds
         return {
             "tokens_per_s": tokens / seconds,
@@ -118,37 +128,22 @@ class Meter:
             "tokens_per_forward": tokens / sum(r.nfe for r in results),
             "steps": steps,
             "ms_per_step": 1e3 * between,
-            "host_ms_per_step": 1e3 * (self._host.seconds - self._apart.seconds) / steps,
+            "host_ms_per_step": 1e3 * (run.host.seconds - run.apart.seconds) / steps,
             "prompt_tokens_per_s": sum(len(r.prompt_token_ids) for r in results) / seconds,
-            **self._shares(seconds, steps),
+            **_shares(run, seconds, steps),
         }
 
-    def _clear(self):
-        self._forwards.clear()
-        self._computes.clear()
-        self._read.clear()
-        self._host.seconds = self._apart.seconds = 0.0
 
-    def _shares(self, seconds: float, steps: int) -> dict[str, float | None]:
-        names = ("ms_per_forward", "head_and_unmask_share", "scheduler_and_python_share",
-                 "outside_forward_share")  # fmt: skip
-        forwards = self._forwards.seconds()
-        if len(forwards) < steps:
-            return dict.fromkeys(names)
-        forward, compute = sum(forwards), sum(self._computes.seconds())
-        values = (1e3 * statistics.median(forwards), (compute - forward) / seconds, 1 - compute / seconds,
-                  1 - forward / seconds)  # fmt: skip
-        return dict(zip(names, values, strict=True))
-
-
-def _noted(read: list[tuple[float, bool]], scheduler: Scheduler) -> Callable[[], None]:
-    advance = scheduler.advance
-
-    def noted():
-        read.append((time.perf_counter(), scheduler.prompts_due))  # first: what follows may wake who asks
-        advance()
-
-    return noted
+def _shares(run: _Run, seconds: float, steps: int) -> dict[str, float | None]:
+    names = ("ms_per_forward", "head_and_unmask_share", "scheduler_and_python_share",
+             "outside_forward_share")  # fmt: skip
+    forwards = run.forward.seconds()
+    if len(forwards) < steps:
+        return dict.fromkeys(names)
+    forward, commit = sum(forwards), sum(run.commit.seconds())
+    values = (1e3 * statistics.median(forwards), commit / seconds, 1 - (forward + commit) / seconds,
+              1 - forward / seconds)  # fmt: skip
+    return dict(zip(names, values, strict=True))
 
 
 @torch.inference_mode()
@@ -161,27 +156,30 @@ def step_times(
     rows: at most the engine's block length. The engine must not have served a request yet. Raises ValueError
     if the cache has no room for it.
     """
-    runner, num_threads = engine._loop._runner, engine._loop.num_threads
-    cache, state, before = runner.cache, runner.state, torch.get_num_threads()
-    slot = cache.reserve(prefix + max(rows))
-    if slot is None:
+    runner, scheduler, num_threads = engine._loop._runner, engine._loop._scheduler, engine._loop.num_threads
+    before, params = torch.get_num_threads(), SamplingParams(max_new_tokens=max(rows))
+    request = Request([1 + i % 64 for i in range(prefix)], params, 0, Transcript(params, (), None))
+    scheduler.waiting.append(request)
+    if not scheduler.can_admit:
+        scheduler.waiting.clear()
         raise ValueError(f"the cache has no room for {prefix} + {max(rows)} positions")
+    scheduler.admit()
+    (sequence,) = scheduler.running
     torch.set_num_threads(num_threads)
     try:
-        builder = ForwardBuilder(len(state.step))
-        builder.add(QueryBlock(slot, 0, prefix, prefix), [1 + i % 64 for i in range(prefix)])
-        runner.step(builder.build(state.tokens.device))
+        while sequence.prompt_due:
+            plan = scheduler.plan()
+            scheduler.begin(plan)
+            runner.step(scheduler.lay_out(plan))
+            sequence.cached = plan.prompts[0][1][-1].start + plan.prompts[0][1][-1].length
 
         def step(count: int):
-            state.begin_request(slot, SamplingParams(), 0)
-            state.begin_block(slot, count)
-            builder = ForwardBuilder(len(state.step))
-            add_active_block(builder, state, slot, prefix, 1, shift=False, fresh=False)
-            runner.step(builder.build(state.tokens.device))
+            runner.state.begin_block(sequence.slot, [OPEN] * count)
+            runner.step(scheduler.lay_out(Plan()))
 
         return {count: _median(lambda count=count: step(count), seconds, at_least) for count in rows}
     finally:
-        cache.release(slot)
+        scheduler.fail(sequence, CancelledError())
         torch.set_num_threads(before)
 
 

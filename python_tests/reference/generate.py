@@ -1,5 +1,5 @@
 """The generation loop again in plain fp32 torch: dense attention over all tokens so far, every step from
-scratch, no cache, no fused commit. Only tests import this; the ops' twins are in reference.py.
+scratch, no cache, no commit that rides along with another forward. The ops' twins are in ops.py.
 """
 
 import json
@@ -9,9 +9,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from edlm_engine import ops
 from edlm_engine.config import DecodingConfig, ModelConfig
 from edlm_engine.models.families import read_config
 from edlm_engine.params import SamplingParams
+from edlm_engine.steps.block_state import BlockState
+from edlm_engine.steps.policies import Statistics
 
 from .ops import rms_norm, rotate, row_stats
 
@@ -106,63 +109,69 @@ def generate(model: Model, prompt: list[int], params: SamplingParams, **override
     overrides: fields of DecodingConfig. params.seed must be set if temperature > 0.
     """
     decoding = replace(model.decoding, **overrides)
-    kv_len = prompt_kv_len(len(prompt), decoding.prefill, decoding.block_length)
-    tokens, confidences, steps, forwards = list(prompt), [], [], 0
+    size, end = params.block_length or decoding.block_length, len(prompt) + params.max_new_tokens
+    start = len(prompt) // size * size if decoding.aligned else len(prompt)
+    kv_len = prompt_kv_len(start, decoding.prefill, size)
+    tokens, given, confidences, steps, forwards = prompt[:start], prompt[start:], [], [], 0
     stop_ids = {*params.stop_token_ids, *(() if params.ignore_eos else decoding.eos_token_ids)}
-    while (left := len(prompt) + params.max_new_tokens - len(tokens)) > 0:
-        length = min(left, decoding.block_length)
+    while len(tokens) < end:
+        length = min(end - len(tokens), size)
         kv_len += [len(tokens) + length] * length
-        block, block_confidences, block_steps, count, end = _denoise(
-            model, decoding, tokens, kv_len, length, params, stop_ids
+        block, block_confidences, block_steps, count, kept = _denoise(
+            model, decoding, tokens, given, kv_len, length, params, stop_ids
         )
         forwards += count
-        tokens, confidences = tokens + block[:end], confidences + block_confidences[:end]
-        steps += block_steps[:end]
-        if block[end - 1] in stop_ids:
+        confidences += block_confidences[len(given) : kept]
+        steps += block_steps[len(given) : kept]
+        tokens, given = tokens + block[:kept], []
+        if tokens[-1] in stop_ids:
             break
     return tokens[len(prompt) :], confidences, steps, forwards
 
 
-def _denoise(model, decoding, tokens, kv_len, length, params, stop_ids):
-    """One block: (tokens, confidences, commit steps, forwards, length kept)."""
-    start, mask = len(tokens), decoding.mask_token_id
-    block, confidence, commit_step = [None] * length, [0.0] * length, [0] * length
+def _denoise(model, decoding, tokens, given, kv_len, length, params, stop_ids):
+    """One block, which begins with the tokens `given`: (tokens, confidences, commit steps, forwards, length
+    kept)."""
+    start, mask, first = len(tokens), decoding.mask_token_id, len(given)
+    block = given + [None] * (length - first)
+    confidence, commit_step = [0.0] * length, [0] * length
     for step in range(length):
         masked = [j for j in range(length) if block[j] is None]
         canvas = tokens + [(mask or 0) if token is None else token for token in block]
         hidden = hidden_states(model, canvas, kv_len)
         rows = [start + j - decoding.token_shift for j in masked]
-        positions = [start + j for j in masked]
-        chosen, probability = _predict(hidden[rows], model.head, positions, step, mask, params)
-        for i in _commits(probability, length, step, params, decoding.block_length):
-            j = masked[i]
-            block[j], confidence[j], commit_step[j] = chosen[i], probability[i], step
+        ids, stats = _predict(hidden[rows], model.head, [start + j for j in masked], step, mask, params)
+        for j in _commits(params.commit_policy, masked, stats, step, length, first):
+            i = masked.index(j)
+            block[j], commit_step[j] = int(ids[i, 1]), step
+            confidence[j] = float(stats[i, ops.STAT_COLUMNS["p_chosen"]])
         gap_free = block.index(None) if None in block else length
-        ends = [j + 1 for j in range(gap_free) if block[j] in stop_ids]
+        ends = [j + 1 for j in range(first, gap_free) if block[j] in stop_ids]
         if ends or gap_free == length:
             return block, confidence, commit_step, step + 1, ends[0] if ends else length
     raise AssertionError("a step commits at least one position")
 
 
 def _predict(hidden, head, positions: list[int], step: int, mask: int | None, params: SamplingParams):
-    """(token ids, their probabilities under the raw logits) of the given rows."""
-    one = torch.ones(1)
-    ids, stats = row_stats(
-        hidden, head, torch.zeros(len(hidden)), torch.tensor(positions), one * params.temperature,
-        one.int() * params.top_k, one * params.top_p, one.long() * (params.seed or 0), one.int() * step,
-        -1 if mask is None else mask,
+    """ids and statistics of the given rows."""
+    state = BlockState(1, 1, mask)
+    state.begin_request(
+        0, params.commit_policy, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p,
+        seed=params.seed or 0,
     )  # fmt: skip
-    return ids[:, 1].tolist(), stats[:, 4].tolist()
+    state.host.step[0] = step
+    forbidden = -1 if mask is None else mask
+    return row_stats(
+        hidden, head, state.records, torch.zeros(len(hidden)), torch.tensor(positions), forbidden
+    )
 
 
-def _commits(probability, length: int, step: int, params, block_length: int) -> list[int]:
-    """Which of the masked positions (indices into `probability`) this step commits."""
-    order = sorted(range(len(probability)), key=lambda i: (-probability[i], i))
-    if params.threshold is None:
-        steps = params.steps_per_block or block_length
-        return order[: max(1, length // steps + (step < length % steps))]
-    if step + 1 == params.steps_per_block:
-        return order
-    # the threshold as the fp32 number that the kernels compare with
-    threshold = torch.tensor(params.threshold, dtype=torch.float32).item()
-    return [i for rank, i in enumerate(order) if rank == 0 or probability[i] >= threshold]
+def _commits(policy, masked: list[int], stats, step: int, length: int, given: int) -> list[int]:
+    """Which of the masked positions this step commits."""
+    table = torch.full((1, length, stats.shape[1]), torch.nan)
+    table[0, masked] = stats
+    columns = {name: table[..., column] for name, column in ops.STAT_COLUMNS.items()}
+    is_open = ~table[..., 0].isnan()
+    seen = Statistics(**columns, step=torch.tensor([step]), to_fill=torch.tensor([length - given]))
+    selected = policy.select(is_open, seen)[0].nonzero().flatten().tolist()
+    return selected or [max(masked, key=lambda j: (float(seen.p_chosen[0, j]), -j))]

@@ -1,14 +1,20 @@
-"""Every op and the generation loop again in plain fp32 torch, readable like the paper. Only tests import
-this.
+"""Every op again in plain fp32 torch, readable like the paper.
 
-The ops return their results instead of writing into buffers (unmask alone changes its state in place, as its
-native twin does); shapes and meanings are those of `edlm_engine.ops`.
+The ops return their results instead of writing into buffers; unmask and advance change a BlockState and the
+inputs of a step in place, as their native twins do. Shapes and meanings are those of `edlm_engine.ops`.
 """
 
 import math
+from dataclasses import fields
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
+
+from edlm_engine import ops, policies
+from edlm_engine.steps.block_state import BlockState, fields_of
+from edlm_engine.steps.inputs import StepBuffer
+from edlm_engine.steps.selecting import statistics_of
 
 INFINITY = math.inf
 
@@ -148,18 +154,10 @@ def kept_ids(z: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
 
 
 def row_stats(
-    hidden: Tensor,
-    weight: Tensor,
-    slots: Tensor,
-    positions: Tensor,
-    temperature: Tensor,
-    top_k: Tensor,
-    top_p: Tensor,
-    seed: Tensor,
-    step: Tensor,
-    forbidden_id: int,
+    hidden: Tensor, weight: Tensor, state: Tensor, slots: Tensor, positions: Tensor, forbidden_id: int
 ) -> tuple[Tensor, Tensor]:
     """ids int32 [n, 2] and stats fp32 [n, 5]; rows with slot -1 are 0 in both."""
+    settings = SimpleNamespace(**fields_of(state, 1))  # those of slots lie before those of positions
     ids, stats = torch.zeros(len(hidden), 2, dtype=torch.int32), torch.zeros(len(hidden), 5)
     logits = hidden.float() @ weight.float().T
     for row in torch.where(slots >= 0)[0].tolist():
@@ -172,9 +170,11 @@ def row_stats(
         log_p = z.log_softmax(-1)
         p = log_p.exp()
         best, chosen = int(z.argmax()), int(z.argmax())
-        if (t := float(temperature[slot])) > 0:
-            noisy = z / t + gumbel(len(z), int(seed[slot]), int(positions[row]), int(step[slot]))
-            kept = kept_ids(z, t, int(top_k[slot]), float(top_p[slot]))
+        if (t := float(settings.temperature[slot])) > 0:
+            low, high = settings.seed[slot].tolist()
+            seed = low & 0xFFFFFFFF | (high & 0xFFFFFFFF) << 32
+            noisy = z / t + gumbel(len(z), seed, int(positions[row]), int(settings.step[slot]))
+            kept = kept_ids(z, t, int(settings.top_k[slot]), float(settings.top_p[slot]))
             chosen = int(noisy.masked_fill(~kept, -INFINITY).argmax())
         second = p.topk(2).values[1] if len(p) > 1 else 0.0
         entropy = -(p * log_p.nan_to_num(neginf=0)).sum()
@@ -183,111 +183,116 @@ def row_stats(
     return ids, stats
 
 
-def unmask(
-    ids: Tensor,
-    stats: Tensor,
-    first_row: Tensor,
-    threshold: Tensor,
-    steps_per_block: Tensor,
-    block_length: Tensor,
-    tokens: Tensor,
-    confidence: Tensor,
-    commit_step: Tensor,
-    masked: Tensor,
-    num_masked: Tensor,
-    step: Tensor,
-    status: Tensor,
-) -> None:
+def policy_of(state: BlockState, slot: int) -> policies.Policy | None:
+    """The policy that a slot's rule and its numbers stand for; None: Rule::selected."""
+    name = list(ops.RULES)[int(state.rule[slot])]
+    if name == "selected":
+        return None
+    numbers = [None if math.isinf(x) else x for x in state.rule_parameters[slot].tolist()]
+    whole = [int(x) if x is not None and float(x).is_integer() else x for x in numbers]
+    return policies.BY_NAME[name](*whole[: len(fields(policies.BY_NAME[name]))])
+
+
+def unmask(state: BlockState, ids: Tensor, stats: Tensor, first_row: Tensor) -> None:
     for s in torch.where(first_row >= 0)[0].tolist():
-        positions = masked[s].nonzero().flatten()
-        rows = slice(int(first_row[s]), int(first_row[s]) + len(positions))
-        chosen, sure, now = ids[rows, 1], stats[rows, 4], int(step[s])
-        if bool((chosen < 0).any()) or bool(sure.isnan().any()):
-            status[s] = -1
+        inside = torch.arange(state.tokens.shape[1]) < state.block_length[s]
+        wanted = (state.wanted[s] != 0) & inside
+        row = int(first_row[s]) + wanted.cumsum(0) - 1  # of each wanted position
+        if bool((ids[row[wanted], 1] < 0).any()) or bool(stats[row[wanted], 4].isnan().any()):
+            state.status[s] = -1
             continue
-        left, n = len(positions), max(1, int(steps_per_block[s]))
-        if threshold[s].isnan():  # fixed schedule
-            k, extra = divmod(int(block_length[s]), n)
-            k += now < extra
+        candidates = wanted & (state.open[s] != 0)
+        seen = statistics_of(state, [s], stats, first_row)
+        if policy := policy_of(state, s):
+            selected = policy.select(candidates[None], seen)[0]
         else:
-            k = int((sure >= threshold[s]).sum())
-            if steps_per_block[s] > 0 and now >= steps_per_block[s] - 1:
-                k = left
-        best = sure.sort(descending=True, stable=True).indices[: max(1, k)]  # ties: lowest position first
-        at = positions[best]
-        tokens[s, at], confidence[s, at], commit_step[s, at], masked[s, at] = chosen[best], sure[best], now, 0
-        num_masked[s] -= len(at)
-        step[s] += 1
-        status[s] = int(num_masked[s] == 0)
+            selected = candidates & (state.selected[s] != 0)
+            if not bool(selected.any()):
+                surest = seen.p_chosen[0].masked_fill(~candidates, -INFINITY).argmax()
+                selected = candidates & (torch.arange(len(candidates)) == surest)
+        at = torch.where(selected)[0]
+        state.tokens[s, at], state.confidence[s, at] = ids[row[at], 1], stats[row[at], 4]
+        state.commit_step[s, at], state.open[s, at] = state.step[s].clone(), 0
+        if not state.keep_wanted[s]:
+            state.wanted[s, at] = 0
+        state.step[s] += 1
+        state.status[s] = int(not bool((state.open[s] != 0)[inside].any()))
 
 
 def advance(
-    tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end, full_length,
-    stop_ids, token_ids, row_slots, positions, query_blocks, head_rows, head_slots, head_positions, first_row,
-    control, snapshot, ring, host, mask_id: int, shift: bool, lay_out_only: bool,
-) -> None:  # fmt: skip
-    """ops.advance()."""
-    slots, width = tokens.shape
-    batch = len(head_rows) // width
-    if not lay_out_only:
-        ring[int(control[3]) % len(ring)] = snapshot
+    state: BlockState, buffer: StepBuffer | None, control: Tensor, link: Tensor | None, flags: int
+) -> None:
+    """ops.advance(), but for COMPACT."""
+    width = state.tokens.shape[1]
+    shift, batch = bool(flags & ops.SHIFT), len(state.active) if buffer is None else buffer.heads // width
+    if flags & ops.SNAPSHOT:
+        link[1 + int(control[3]) % (len(link) - 1)] = state.records.flatten()
         control[3] += 1
-        host[0] = control[3]
-    for s in range(slots):
-        if active[s] and not lay_out_only:
-            _take_step(
-                s, tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end,
-                full_length, stop_ids, mask_id, shift,
-            )  # fmt: skip
-        active[s] = int(bool(active[s]) and s < batch and host[2 + s] == 0)
-    first_row[:] = torch.where(active > 0, torch.arange(slots) * width, -1)
-    control[0] = int(bool(active.any()) and host[1] == 0)
-    control[1] = int(bool(((active > 0) & (pending > 0)).any()))
-    for padding in (row_slots, head_slots, query_blocks[:, 0]):
+        link[0, 0] = control[3]
+    for s in range(len(state.active)):
+        if state.active[s] and flags & ops.TAKE:
+            _take_step(state, s, shift)
+        stopped = link is not None and link[0, 2 + s] != 0
+        state.active[s] = int(bool(state.active[s]) and s < batch and not stopped)
+    active = state.active > 0
+    control[0] = int(bool(active.any()) and (link is None or link[0, 1] == 0))
+    control[1] = int(bool((active & (state.pending > 0)).any()))
+    if flags & ops.LAY_OUT:
+        _lay_out(state, buffer, batch, shift)
+
+
+def _lay_out(state: BlockState, buffer: StepBuffer, batch: int, shift: bool):
+    inputs, noisy, width = buffer.inputs, buffer.noisy, state.tokens.shape[1]
+    inputs.first_row[:] = torch.where(state.active > 0, torch.arange(len(state.active)) * width, -1)
+    for padding in (inputs.slots, inputs.head_slots, inputs.query_blocks[:, 0]):
         padding.fill_(-1)
-    for unused in (token_ids, positions, head_rows, head_positions, query_blocks[:, 1:5]):
+    for unused in (inputs.token_ids, inputs.positions, inputs.head_rows, inputs.head_positions):
         unused.zero_()
-    clean_rows = batch * width if mask_id >= 0 else 0
-    noisy_row = (torch.arange(batch) * width) * int(mask_id >= 0)
-    query_blocks[:, 5] = torch.cat((noisy_row, clean_rows + torch.arange(batch) * width))
-    for s in torch.where(active[:batch] > 0)[0].tolist():
-        length, before, begin = int(block_length[s]), int(pending[s]), int(start[s])
-        groups = [(batch + s, clean_rows + s * width, clean[s, :before], begin - before)]
-        if mask_id >= 0:
-            groups.append((s, s * width, tokens[s, :length], begin))
-        for index, row, content, first in groups:
+    clean_rows, first = batch * width if noisy else 0, torch.arange(batch) * width
+    inputs.query_blocks[:, 1:5] = 0
+    inputs.query_blocks[:, 5] = torch.cat((first * noisy, clean_rows + first))
+    for s in torch.where(state.active[:batch] > 0)[0].tolist():
+        length, before, begin = int(state.block_length[s]), int(state.pending[s]), int(state.start[s])
+        groups = [(batch + s, clean_rows + s * width, state.clean[s, :before], begin - before)]
+        if noisy:
+            groups.append((s, s * width, state.tokens[s, :length], begin))
+        for index, row, content, position in groups:
             if count := len(content):
                 rows = slice(row, row + count)
-                token_ids[rows], row_slots[rows] = content, s
-                positions[rows] = torch.arange(first, first + count)
-                query_blocks[index, :4] = torch.tensor([s, first, count, first + count])
-        predicting = torch.arange(length) + (s * width - shift if mask_id >= 0 else 0)
+                inputs.token_ids[rows], inputs.slots[rows] = content, s
+                inputs.positions[rows] = torch.arange(position, position + count)
+                inputs.query_blocks[index, :4] = torch.tensor([s, position, count, position + count])
+        predicting = torch.arange(length) + (s * width - shift if noisy else 0)
         if shift:
             predicting[0] = clean_rows + s * width + before - 1
-        wanted = torch.where(masked[s, :length] > 0)[0]
+        wanted = torch.where(state.wanted[s, :length] > 0)[0]
         heads = slice(s * width, s * width + len(wanted))
-        head_rows[heads], head_slots[heads] = predicting[wanted].int(), s
-        head_positions[heads] = begin + wanted.int()
+        inputs.head_rows[heads], inputs.head_slots[heads] = predicting[wanted].int(), s
+        inputs.head_positions[heads] = begin + wanted.int()
 
 
-def _take_step(s, tokens, masked, clean, num_masked, block_length, step, status, active, start, pending, end,
-               full_length, stop_ids, mask_id, shift):  # fmt: skip
-    length = int(block_length[s])
-    if shift:
-        clean[s, 0] = clean[s, int(pending[s]) - 1].clone()
-    pending[s] = int(shift)
-    gap_free = int((masked[s, :length].cumsum(0) == 0).sum())
-    if status[s] < 0 or bool(torch.isin(tokens[s, :gap_free], stop_ids[s]).any()):
-        active[s] = 0
-    elif status[s] > 0:
-        clean[s, :length] = tokens[s, :length]
-        pending[s] = length
-        start[s] += length
-        left = int(end[s] - start[s])
+def _take_step(state: BlockState, s: int, shift: bool):
+    length, pending = int(state.block_length[s]), int(state.pending[s])
+    keeps = shift and pending > 0
+    if keeps:
+        state.clean[s, 0] = state.clean[s, pending - 1].clone()
+    state.pending[s] = int(keeps)
+    gap_free = int((state.open[s, :length].cumsum(0) == 0).sum())
+    text = state.tokens[s, :gap_free][state.given[s, :gap_free] == 0]
+    if state.status[s] < 0 or bool(torch.isin(text, state.stop_ids[s]).any()):
+        state.active[s] = 0
+    elif state.status[s] > 0:
+        state.clean[s, :length] = state.tokens[s, :length]
+        state.pending[s] = length
+        state.start[s] += length
+        left = int(state.end[s] - state.start[s])
         if left <= 0:
-            active[s] = 0
+            state.active[s] = 0
             return
-        new = min(left, int(full_length[s]))
-        tokens[s], masked[s], step[s], status[s] = max(mask_id, 0), 0, 0, 0
-        masked[s, :new] = 1
-        num_masked[s] = block_length[s] = new
+        new = min(left, int(state.full_length[s]))
+        state.tokens[s] = state.mask_id[s]
+        for field in (state.open, state.wanted, state.given):
+            field[s] = 0
+        state.open[s, :new] = state.wanted[s, :new] = 1
+        state.step[s] = state.status[s] = 0
+        state.block_length[s] = new

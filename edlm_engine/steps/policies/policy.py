@@ -1,0 +1,58 @@
+"""What a policy is, and what it sees."""
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The wanted positions of some blocks in one denoising step, under the raw logits in fp32.
+
+    p_argmax, p_second, entropy (nats), log_sum_exp, p_chosen (the confidence): float32 [blocks, positions],
+    NaN where a position is not wanted. step: int64 [blocks], denoising steps done; to_fill: int64 [blocks],
+    positions of the block that were not given.
+    """
+
+    p_argmax: Tensor
+    p_second: Tensor
+    entropy: Tensor
+    log_sum_exp: Tensor
+    p_chosen: Tensor
+    step: Tensor
+    to_fill: Tensor
+
+
+class Policy(Protocol):
+    """A commit rule with its numbers: a frozen dataclass."""
+
+    rule: ClassVar[str | None]  # its native rule, a key of ops.RULES; None: select() runs, and the host leads
+    wants: ClassVar[str]  # "open": statistics of open positions; "all": of committed ones, too
+
+    def parameters(self) -> tuple[float, ...]:
+        """The numbers of the native rule, at most four."""
+        ...
+
+    def select(self, open: Tensor, stats: Statistics) -> Tensor:
+        """bool [blocks, positions]: what to commit, among the positions of `open`, which is of that shape.
+        Where it is nothing, the kernel commits the most confident one."""
+        ...
+
+
+def number(name, value, low, high=math.inf, *, integer=False, open_low=False, hint=""):
+    """Check a number that a user gave. Raises ValueError with its name and the interval."""
+    kind = Integral if integer else Real
+    if isinstance(value, bool) or not isinstance(value, kind) or not (integer or math.isfinite(value)):
+        raise ValueError(f"{name} must be {'an integer' if integer else 'a finite number'}, got {value!r}")
+    if value < low or value > high or (open_low and value == low):
+        interval = f"{'(' if open_low else '['}{low}, {high}{']' if math.isfinite(high) else ')'}"
+        raise ValueError(f"{name} must be in {interval}, got {value!r}{hint}")
+
+
+def as_float32(value: float) -> float:
+    """The float32 number that the kernels compare with."""
+    return torch.tensor(value, dtype=torch.float32).item()

@@ -1,0 +1,34 @@
+"""Commit a fixed number of positions per step: the schedule of LLaDA (arXiv 2502.09992)."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from .order import take_prefix
+from .policy import Statistics, number
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """`steps` denoising steps of a block of m positions to fill: each commits the surest floor(m / steps),
+    the first m mod steps one more. None, and more than m: one token per step.
+    """
+
+    steps: int | None = None
+    rule: ClassVar[str] = "schedule"
+    wants: ClassVar[str] = "open"
+
+    def __post_init__(self):
+        if self.steps is not None:
+            number("steps", self.steps, 1, integer=True)
+
+    def parameters(self) -> tuple[float, ...]:
+        return (math.inf if self.steps is None else self.steps,)
+
+    def select(self, open: Tensor, stats: Statistics) -> Tensor:
+        m = stats.to_fill
+        steps = m.clamp(min=1) if self.steps is None else m.clamp(1, self.steps)
+        count = m // steps + (stats.step < m % steps)
+        return take_prefix(open, stats.p_chosen, lambda _, __, rank: rank < count[:, None])
