@@ -9,7 +9,7 @@
 namespace edlm {
 
 // The numbers of the rules, by the names of edlm_engine.policies.
-#define EDLM_RULES(RULE) RULE(selected) RULE(threshold) RULE(schedule)
+#define EDLM_RULES(RULE) RULE(selected) RULE(threshold) RULE(schedule) RULE(entropy_bound)
 #define EDLM_ENUMERATE(name) name,
 enum class Rule : std::int32_t { EDLM_RULES(EDLM_ENUMERATE) count };
 #undef EDLM_ENUMERATE
@@ -18,6 +18,7 @@ enum class Rule : std::int32_t { EDLM_RULES(EDLM_ENUMERATE) count };
 EDLM_DEVICE float rule_key(const Block& block, const float* stats, int position) {
   switch (static_cast<Rule>(block.slot.rule)) {
     case Rule::selected: return stats[StatColumn::p_chosen] + (block.selected[position] ? 2.0f : 0.0f);
+    case Rule::entropy_bound: return -stats[StatColumn::entropy];
     default: return stats[StatColumn::p_chosen];
   }
 }
@@ -42,6 +43,7 @@ EDLM_DEVICE bool take(const SlotFields& slot, const Candidate& c) {
     case Rule::threshold: // the threshold, and the number of steps the last of which commits whatever is left
       return c.key >= p[0] || static_cast<float>(slot.step + 1) >= p[1];
     case Rule::schedule: return c.rank < scheduled(c.to_fill, p[0], slot.step); // the number of steps
+    case Rule::entropy_bound: return -c.sum <= p[0]; // the entropies before it sum to at most gamma
     default: return false;
   }
 }
