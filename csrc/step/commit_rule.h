@@ -9,7 +9,7 @@
 namespace edlm {
 
 // The numbers of the rules, by the names of edlm_engine.policies.
-#define EDLM_RULES(RULE) RULE(selected) RULE(threshold) RULE(schedule) RULE(entropy_bound)
+#define EDLM_RULES(RULE) RULE(selected) RULE(threshold) RULE(schedule) RULE(entropy_bound) RULE(factor)
 #define EDLM_ENUMERATE(name) name,
 enum class Rule : std::int32_t { EDLM_RULES(EDLM_ENUMERATE) count };
 #undef EDLM_ENUMERATE
@@ -44,6 +44,7 @@ EDLM_DEVICE bool take(const SlotFields& slot, const Candidate& c) {
       return c.key >= p[0] || static_cast<float>(slot.step + 1) >= p[1];
     case Rule::schedule: return c.rank < scheduled(c.to_fill, p[0], slot.step); // the number of steps
     case Rule::entropy_bound: return -c.sum <= p[0]; // the entropies before it sum to at most gamma
+    case Rule::factor: return (c.rank + 2) * (1 - c.key) < p[0]; // n = rank + 1: (n + 1) (1 - c_n) < factor
     default: return false;
   }
 }
