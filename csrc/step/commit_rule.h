@@ -9,7 +9,7 @@
 namespace edlm {
 
 // The numbers of the rules, by the names of edlm_engine.policies.
-#define EDLM_RULES(RULE) RULE(selected) RULE(threshold) RULE(schedule) RULE(entropy_bound) RULE(factor)
+#define EDLM_RULES(RULE) RULE(selected) RULE(threshold) RULE(schedule) RULE(entropy_bound) RULE(factor) RULE(margin)
 #define EDLM_ENUMERATE(name) name,
 enum class Rule : std::int32_t { EDLM_RULES(EDLM_ENUMERATE) count };
 #undef EDLM_ENUMERATE
@@ -19,6 +19,7 @@ EDLM_DEVICE float rule_key(const Block& block, const float* stats, int position)
   switch (static_cast<Rule>(block.slot.rule)) {
     case Rule::selected: return stats[StatColumn::p_chosen] + (block.selected[position] ? 2.0f : 0.0f);
     case Rule::entropy_bound: return -stats[StatColumn::entropy];
+    case Rule::margin: return stats[StatColumn::p_argmax] - stats[StatColumn::p_second];
     default: return stats[StatColumn::p_chosen];
   }
 }
@@ -45,6 +46,7 @@ EDLM_DEVICE bool take(const SlotFields& slot, const Candidate& c) {
     case Rule::schedule: return c.rank < scheduled(c.to_fill, p[0], slot.step); // the number of steps
     case Rule::entropy_bound: return -c.sum <= p[0]; // the entropies before it sum to at most gamma
     case Rule::factor: return (c.rank + 2) * (1 - c.key) < p[0]; // n = rank + 1: (n + 1) (1 - c_n) < factor
+    case Rule::margin: return c.key >= p[0];
     default: return false;
   }
 }
