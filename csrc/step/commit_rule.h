@@ -9,7 +9,7 @@
 namespace edlm {
 
 // The numbers of the rules, by the names of edlm_engine.policies.
-#define EDLM_RULES(RULE) RULE(selected) RULE(threshold) RULE(schedule) RULE(entropy_bound) RULE(factor) RULE(margin)
+#define EDLM_RULES(RULE) RULE(selected) RULE(threshold) RULE(schedule) RULE(entropy_bound) RULE(factor) RULE(margin) RULE(frechet)
 #define EDLM_ENUMERATE(name) name,
 enum class Rule : std::int32_t { EDLM_RULES(EDLM_ENUMERATE) count };
 #undef EDLM_ENUMERATE
@@ -47,6 +47,7 @@ EDLM_DEVICE bool take(const SlotFields& slot, const Candidate& c) {
     case Rule::entropy_bound: return -c.sum <= p[0]; // the entropies before it sum to at most gamma
     case Rule::factor: return (c.rank + 2) * (1 - c.key) < p[0]; // n = rank + 1: (n + 1) (1 - c_n) < factor
     case Rule::margin: return c.key >= p[0];
+    case Rule::frechet: return c.sum + c.key - c.rank - (1 - c.key) > p[0]; // L_n - U_n > delta
     default: return false;
   }
 }

@@ -1,0 +1,32 @@
+"""Commit while the joint probability is surely high: the Fréchet profile of Fast-dLLM++ (arXiv 2606.02955)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from .order import take_prefix
+from .policy import Statistics, as_float32, number
+
+
+@dataclass(frozen=True, slots=True)
+class Frechet:
+    """The n most confident open positions, for the largest n at which L_n - U_n > delta: L_n = c_1 + … + c_n -
+    (n - 1) is the least that their joint probability can be, U_n = 1 - c_n bounds any other choice. And always
+    the surest."""
+
+    delta: float
+    rule: ClassVar[str] = "frechet"
+    wants: ClassVar[str] = "open"
+
+    def __post_init__(self):
+        number("delta", self.delta, -1, 1)
+
+    def parameters(self) -> tuple[float, ...]:
+        return (self.delta,)
+
+    def select(self, open: Tensor, stats: Statistics) -> Tensor:
+        delta = as_float32(self.delta)
+        return take_prefix(
+            open, stats.p_chosen, lambda key, before, rank: before + key - rank - (1 - key) > delta
+        )
