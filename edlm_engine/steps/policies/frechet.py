@@ -1,4 +1,4 @@
-"""Commit while the joint probability is surely high: the Fréchet profile of Fast-dLLM++ (arXiv 2606.02955)."""
+"""Commit while the joint probability is surely high: Fast-dLLM++'s Fréchet profile (arXiv 2606.02955)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,9 +11,9 @@ from .policy import Statistics, as_float32, number
 
 @dataclass(frozen=True, slots=True)
 class Frechet:
-    """The n most confident open positions, for the largest n at which L_n - U_n > delta: L_n = c_1 + … + c_n -
-    (n - 1) is the least that their joint probability can be, U_n = 1 - c_n bounds any other choice. And always
-    the surest."""
+    """The n most confident open positions, for the largest n at which L_n - U_n > delta; always the surest.
+    L_n = c_1 + … + c_n - (n - 1) is the least that their joint probability can be; U_n = 1 - c_n bounds
+    that of any other choice."""
 
     delta: float
     rule: ClassVar[str] = "frechet"
