@@ -7,6 +7,14 @@
 #include <cstdio>
 #include <cstdlib>
 
+edlm::LoopControl control_of(std::int32_t go_on, std::int32_t commit) {
+  edlm::LoopControl control{};
+  control.go_on = go_on;
+  control.commit = commit;
+  control.steps = -77; // the loop sets it
+  return control;
+}
+
 extern "C" {
 
 void mock_reset(std::uint64_t seed, int driver, int fail_at) {
@@ -30,8 +38,8 @@ void mock_script(const std::int32_t* pairs, int count, std::int32_t* control) {
   mock::state.control = reinterpret_cast<edlm::LoopControl*>(control);
   mock::state.script.clear();
   mock::state.played = 0;
-  for (int i = 0; i < count; ++i) mock::state.script.push_back({pairs[2 * i], pairs[2 * i + 1], -77, 0});
-  *mock::state.control = count ? mock::state.script[mock::state.played++] : edlm::LoopControl{0, 1, -77, 0};
+  for (int i = 0; i < count; ++i) mock::state.script.push_back(control_of(pairs[2 * i], pairs[2 * i + 1]));
+  *mock::state.control = count ? mock::state.script[mock::state.played++] : control_of(0, 1);
 }
 
 const char* mock_ran() { return mock::state.ran.c_str(); }

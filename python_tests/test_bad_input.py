@@ -90,7 +90,7 @@ def test_no_tokenizer(bare):
 
 
 def test_unknown_and_wrong_parameters(engine):
-    message = "unknown sampling parameter 'temprature'; known: max_new_tokens, threshold, "
+    message = "unknown sampling parameter 'temprature'; known: max_new_tokens, policy, threshold, "
     refuse(engine, TypeError, message, "w1", temprature=1)
     refuse(
         engine, TypeError, "params must be SamplingParams, got {'threshold': 0.5}", "w1", {"threshold": 0.5}

@@ -32,7 +32,7 @@ __device__ __forceinline__ Places places_of(const AdvanceParams& p, int slot, bo
 }
 
 // Shared: per warp whether any of its slots goes on, and whether any has clean rows.
-__global__ void __launch_bounds__(kAdvanceThreads) advance_kernel(const AdvanceParams p) {
+__global__ void __launch_bounds__(kAdvanceThreads, 1) advance_kernel(const AdvanceParams p) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   auto* flags = reinterpret_cast<int*>(shared_memory());

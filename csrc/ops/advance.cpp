@@ -41,7 +41,7 @@ void take_link(const Check& on_host, AdvanceParams& p, const Tensor& link) {
 
 void advance(const Tensor& state, const OptionalTensor& inputs, const Tensor& control, const OptionalTensor& link,
              std::int64_t flags) {
-  const Check check("edlm::advance", state), on_host("edlm::advance");
+  const Check on_host("edlm::advance"), check = link ? Check("edlm::advance", state) : on_host; // no link: the host leads
   AdvanceParams p{};
   p.state = block_state(check, state);
   p.flags = flags;
@@ -54,7 +54,7 @@ void advance(const Tensor& state, const OptionalTensor& inputs, const Tensor& co
   check.that(link || !(flags & kSnapshot), "link: want one for a snapshot");
   if constexpr (kHasGpu)
     if (check.on_gpu()) {
-      check.that(inputs && link && !(flags & kCompact), "flags: on a GPU a step has fixed places and a link, got ", flags);
+      check.that(inputs && !(flags & kCompact), "flags: on a GPU a step has fixed places, got ", flags);
       return launch_advance(p, GpuScope(state).stream());
     }
   check_slots(check, p);
