@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from .rope import Rope
+
+PREFILLS = ("block_causal", "bidirectional", "causal")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -21,7 +25,7 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     rms_norm_eps: float
-    rope_theta: float
+    rope: Rope
     max_positions: int
     tied_head: bool
     qkv_bias: bool
@@ -34,6 +38,10 @@ class ModelConfig:
     @property
     def kv_size(self) -> int:
         return self.num_kv_heads * self.head_dim
+
+    @property
+    def rope_theta(self) -> float:
+        return self.rope.theta
 
     @property
     def num_parameters(self) -> int:

@@ -6,11 +6,10 @@ import torch
 
 from . import ops
 from .checkpoints.folder import Checkpoint
-from .config import DecodingConfig, ModelConfig
+from .config import PREFILLS, DecodingConfig, ModelConfig
 from .device_led.device_loop import why_unsupported
 from .errors import CheckpointError
 from .hardware import gpu
-from .models.families import PREFILLS
 
 STEPPINGS = ("eager", "direct", "graph", "device")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

@@ -9,6 +9,7 @@ import torch
 from host_sim import WARNINGS
 from loop_mock import NEW, OLD, compiled, needs_headers
 
+from edlm_engine import ops
 from edlm_engine.device_led import device_loop
 from edlm_engine.device_led.device_loop import DeviceLoop
 
@@ -43,7 +44,7 @@ class Captured:
 
 
 def script(native, pairs) -> torch.Tensor:
-    control = torch.zeros(4, dtype=torch.int32)
+    control = torch.zeros(ops.CONTROL_WORDS, dtype=torch.int32)
     numbers = torch.tensor(pairs, dtype=torch.int32)
     native.mock_script(ctypes.c_void_p(numbers.data_ptr()), len(pairs), ctypes.c_void_p(control.data_ptr()))
     return control
@@ -109,7 +110,7 @@ def test_bad_arguments(native):
 
 def test_control_must_be_on_a_gpu():
     with pytest.raises(ValueError, match="control must be on a GPU, got cpu"):
-        DeviceLoop(1, 1, torch.zeros(4, dtype=torch.int32), 1)
+        DeviceLoop(1, 1, torch.zeros(ops.CONTROL_WORDS, dtype=torch.int32), 1)
 
 
 def test_no_build(monkeypatch, tmp_path):
@@ -121,7 +122,7 @@ def test_no_build(monkeypatch, tmp_path):
         monkeypatch.setattr(device_loop, "_LIBRARY", library)
         assert message in device_loop.why_unsupported()
         with pytest.raises(RuntimeError, match=message):
-            DeviceLoop(1, 1, torch.zeros(4, dtype=torch.int32), 1)
+            DeviceLoop(1, 1, torch.zeros(ops.CONTROL_WORDS, dtype=torch.int32), 1)
 
 
 def test_build_without_cuda(monkeypatch, tmp_path):

@@ -10,11 +10,12 @@ from edlm_engine import ops, options
 from edlm_engine.config import ModelConfig
 from edlm_engine.core import memory
 from edlm_engine.hardware import gpu
+from edlm_engine.rope import Rope
 
 BUILD = {"cuda": True, "cuda_architectures": ["80-real", "90a-real", "100"]}
 QWEN3_4B = ModelConfig(
     vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_layers=36, num_heads=32, num_kv_heads=8,
-    head_dim=128, rms_norm_eps=1e-6, rope_theta=1e6, max_positions=40960, tied_head=True, qkv_bias=False,
+    head_dim=128, rms_norm_eps=1e-6, rope=Rope(1e6), max_positions=40960, tied_head=True, qkv_bias=False,
     qk_norm=True,
 )  # fmt: skip
 GIB = 2**30

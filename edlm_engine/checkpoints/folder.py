@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..config import DecodingConfig, ModelConfig
 from ..errors import CheckpointError
-from ..models.families import ConfigReader, TensorNames, eos_ids, read_config
+from ..models.config_reader import ConfigReader, eos_ids
+from ..models.families import find_family
 
 ASSETS = Path(__file__).parents[1] / "assets"
 QUANTIZATION_KEY = "quantization_config"  # in config.json
@@ -97,12 +98,13 @@ class Checkpoint:
         data = read_json(config_path)
         self._files = self._index() if with_tensors else {}
         self._handles = {}
-        self.names = TensorNames.detect(self._files)
-        tensor_names = self._files if with_tensors else None
+        reader = ConfigReader(data, config_path)
+        family = find_family(reader)
+        self.names = family.tensor_names(self._files)
         self.model: ModelConfig
         self.decoding: DecodingConfig
-        self.model, decoding = read_config(data, config_path, tensor_names)
-        self.quantization = _quantization(ConfigReader(data, config_path))
+        self.model, decoding = family.read(reader, self._files if with_tensors else None)
+        self.quantization = _quantization(reader)
         eos = dict.fromkeys(decoding.eos_token_ids + self._generation_eos())
         self.decoding = replace(decoding, eos_token_ids=tuple(eos))
 

@@ -131,8 +131,7 @@ class Transformer:
 
 
 def rope_table(config: ModelConfig) -> torch.Tensor:
-    """fp32 [max_positions, head_dim]: cos of every angle, then sin (RoFormer, arXiv 2104.09864, eq. 34;
-    pairs are the two halves of a head)."""
-    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-    angles = torch.outer(torch.arange(config.max_positions).float(), config.rope_theta**-exponent)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
+    """fp32 [max_positions, head_dim]: cos of every angle, then sin."""
+    positions = torch.arange(config.max_positions).float()
+    angles = torch.outer(positions, config.rope.frequencies(config.head_dim))
+    return torch.cat([angles.cos(), angles.sin()], dim=1) * config.rope.amplitude

@@ -7,7 +7,7 @@ import torch
 from ..config import ModelConfig
 from ..hardware.machine import trim_memory
 from .cublaslt import open_products
-from .families import TensorNames
+from .family import TensorNames
 from .heads import Head, QuantizedHead
 from .linears import GpuChoices, QuantizedRows, make_linear
 from .quantization import DTYPES, QuantizedWeight, concatenate, quantize_weight

@@ -13,7 +13,8 @@ def statistics_of(state: BlockState, slots: list[int], stats: Tensor, first_row:
     in ops.unmask()."""
     wanted = state.wanted[slots].bool()
     row = first_row[slots].long()[:, None] + wanted.cumsum(1) - 1
-    table = stats[row.clamp(0, len(stats) - 1)].masked_fill(~wanted[..., None], torch.nan)
+    table = stats.new_full((*wanted.shape, stats.shape[1]), torch.nan)
+    table[wanted] = stats[row[wanted]]
     columns = {name: table[..., column] for name, column in ops.STAT_COLUMNS.items()}
     given = state.given[slots].bool() & _inside(state, slots)
     to_fill = state.block_length[slots].long() - given.sum(1)

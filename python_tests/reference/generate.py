@@ -87,10 +87,8 @@ def _attention(model: Model, x, prefix: str, sees) -> torch.Tensor:
 
 def _angles(count: int, config: ModelConfig) -> torch.Tensor:
     """[count, head_dim]: cosines of the RoPE angles at positions 0 … count-1, then their sines."""
-    size = config.head_dim
-    frequency = config.rope_theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
-    angles = torch.arange(count, dtype=torch.float32)[:, None] * frequency
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
+    angles = torch.arange(count, dtype=torch.float32)[:, None] * config.rope.frequencies(config.head_dim)
+    return torch.cat([angles.cos(), angles.sin()], dim=1) * config.rope.amplitude
 
 
 def prompt_kv_len(length: int, prefill: str, block_length: int) -> list[int]:

@@ -1,0 +1,98 @@
+"""What a family of checkpoints is, and what most of them share."""
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+
+from ..config import DecodingConfig, ModelConfig
+from .config_reader import ConfigReader, eos_ids
+from .read_rope import read_rope
+
+
+@dataclass(frozen=True, slots=True)
+class TensorNames:
+    """Where a checkpoint keeps its tensors: the prefix of the transformer, and the head's matrix."""
+
+    body: str = "model"
+    head: str = "lm_head.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What config.json and tensor names mean in one family of checkpoints.
+
+    architectures, model_types: the words of config.json by which it is known; the second decides where the
+        first are not given.
+    read: from config.json, and the names of the checkpoint's tensors (None: not known), both configurations.
+    tensor_names: how a checkpoint with these names has named them.
+    """
+
+    architectures: tuple[str, ...]
+    model_types: tuple[str, ...]
+    read: Callable[[ConfigReader, Container[str] | None], tuple[ModelConfig, DecodingConfig]]
+    tensor_names: Callable[[Container[str]], TensorNames] = lambda names: TensorNames()
+
+
+def autoregressive(reader: ConfigReader) -> DecodingConfig:
+    """One token after the other: blocks of one position, each predicted by the row before it."""
+    return DecodingConfig(
+        mask_token_id=None,
+        eos_token_ids=eos_ids(reader),
+        block_length=1,
+        prefill="causal",
+        token_shift=True,
+    )
+
+
+def dense_model(
+    reader: ConfigReader,
+    *,
+    qkv_bias: bool,
+    qk_norm: bool,
+    tied_head: bool = False,
+    head_dim: int | None = None,
+    kv_heads: int | None = None,
+    rope_theta: float = 10_000.0,
+    max_positions: int = 32768,
+) -> ModelConfig:
+    """The decoder with a dense, gated MLP in every layer. tied_head: whether it is, whatever the file says.
+
+    head_dim, kv_heads, rope_theta, max_positions: the family's defaults where the file is silent; None is
+    hidden_size / num_attention_heads, and as many as num_attention_heads.
+    """
+    heads, hidden = reader.size("num_attention_heads"), reader.size("hidden_size")
+    kv_heads = reader.size("num_key_value_heads", kv_heads or heads)
+    if heads % kv_heads:
+        raise reader.error(f"num_attention_heads {heads} is no multiple of num_key_value_heads {kv_heads}")
+    head_dim = reader.size("head_dim", head_dim or hidden // heads)
+    _check_kernels(reader, head_dim)
+    max_positions = reader.size("max_position_embeddings", max_positions)
+    rope, max_positions = read_rope(reader, rope_theta, max_positions)
+    return ModelConfig(
+        vocab_size=reader.size("vocab_size"),
+        hidden_size=hidden,
+        intermediate_size=reader.size("intermediate_size"),
+        num_layers=reader.size("num_hidden_layers"),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        rms_norm_eps=reader.positive("rms_norm_eps", 1e-6),
+        rope=rope,
+        max_positions=max_positions,
+        tied_head=tied_head or reader.get("tie_word_embeddings", bool, False),
+        qkv_bias=qkv_bias,
+        qk_norm=qk_norm,
+    )
+
+
+def _check_kernels(reader: ConfigReader, head_dim: int):
+    """Refuse what the kernels cannot do."""
+    if head_dim % 16:
+        raise reader.error(f"head_dim {head_dim} is no multiple of 16; the kernels need one")
+    for key in ("hidden_size", "intermediate_size"):
+        if reader.size(key) % 4:
+            raise reader.error(f"{key} {reader.size(key)} is no multiple of 4; the kernels need one")
+    activation = reader.get("hidden_act", str, "silu")
+    if activation != "silu":
+        raise reader.error(f"hidden_act is {activation!r}; only 'silu' has a kernel")
+    if reader.get("use_sliding_window", bool, False):
+        raise reader.error("use_sliding_window is true; sliding windows are not supported")
