@@ -14,7 +14,7 @@ def read(**changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "no such family here; known: "),
+        ({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}, "no such family here; known: "),
         ({"hidden_size": None}, "key 'hidden_size' is missing"),
         ({"vocab_size": "128"}, "key 'vocab_size' must be of type int, got '128'"),
         ({"num_hidden_layers": 2.0}, "key 'num_hidden_layers' must be of type int, got 2.0"),
@@ -31,8 +31,7 @@ def read(**changes):
         ({"head_dim": 24}, "head_dim 24 is no multiple of 16"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu' has a kernel"),
         ({"use_sliding_window": True}, "sliding windows are not supported"),
-        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope type 'yarn' is not supported"),
-        ({"rope_parameters": {"rope_type": "linear"}}, "rope type 'linear' is not supported"),
+        ({"rope_scaling": {"type": "longrope", "factor": 4.0}}, "rope type 'longrope' is not supported"),
         ({"rope_parameters": "x"}, "key 'rope_parameters' must be of type dict, got 'x'"),
     ],
 )

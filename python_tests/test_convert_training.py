@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edlm_engine.convert import ConversionConfig, convert
-from edlm_engine.convert.checkpoint import decoder_config, load_decoder, save_checkpoint
+from edlm_engine.convert.checkpoint import load_decoder, save_checkpoint
 from edlm_engine.convert.conversion import Batch, diffusion_loss, noisy_batch
 from edlm_engine.convert.data import Batches, Documents, Rows, pack
 from edlm_engine.convert.model import Decoder
+from edlm_engine.models.families import read_config
 
 VOCABULARY = {"<|endoftext|>": 0, "<|mask|>": 1, **{letter: i + 2 for i, letter in enumerate("abcdefgh")}}
 MASK = 1
@@ -37,7 +38,7 @@ BASE_CONFIG = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
-    "head_dim": 8,
+    "head_dim": 16,
     "rope_theta": 10000.0,
     "max_position_embeddings": 64,
     "tie_word_embeddings": True,
@@ -46,7 +47,11 @@ BASE_CONFIG = {
 
 
 def tiny_decoder(dtype=torch.float32):
-    return Decoder(decoder_config(BASE_CONFIG)).initialise(torch.Generator().manual_seed(0)).to(dtype)
+    return (
+        Decoder(read_config(BASE_CONFIG, "config.json")[0])
+        .initialise(torch.Generator().manual_seed(0))
+        .to(dtype)
+    )
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ import tasks
 from generate import AUTOREGRESSIVE, Decoding, generate
 from tokenizer import CHAT_TEMPLATE, END, MASK, train_tokenizer
 
-from edlm_engine.convert.checkpoint import decoder_config
 from edlm_engine.convert.model import Decoder
+from edlm_engine.models.families import read_config
 
 MASK_ID, EOS_ID, NEW = 1, 0, 11
 
@@ -25,7 +25,7 @@ MASK_ID, EOS_ID, NEW = 1, 0, 11
 @pytest.fixture(scope="module")
 def model():
     shape = {**base.SHAPE, "hidden_size": 32, "head_dim": 16, "num_hidden_layers": 2, "vocab_size": 24}
-    decoder = Decoder(decoder_config({**shape, "intermediate_size": 48}))
+    decoder = Decoder(read_config({**shape, "intermediate_size": 48}, "config.json")[0])
     for weight in decoder.initialise(torch.Generator().manual_seed(0)).parameters():
         weight.data.mul_(6 if weight.dim() == 2 else 1)
     return decoder.eval()

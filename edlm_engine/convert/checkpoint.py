@@ -1,4 +1,4 @@
-"""Read and write Hugging Face checkpoint folders: config.json, safetensors (one or sharded), tokenizer."""
+"""Checkpoint folders as the trainer reads and writes them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from edlm_engine.convert.model import Decoder, DecoderConfig
+from edlm_engine.checkpoints.folder import Checkpoint, read_json
+from edlm_engine.convert.model import Decoder
+from edlm_engine.errors import CheckpointError
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -23,103 +24,28 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
-# What each architecture has besides its config keys: (bias on q, k and v; RMSNorm on query and key heads).
-ARCHITECTURES = {"Qwen2ForCausalLM": (True, False), "Qwen3ForCausalLM": (False, True)}
-
-
-def read_config(folder: Path) -> dict:
-    """config.json as a dict; FileNotFoundError or ValueError says what is missing or broken."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: a checkpoint folder holds config.json and *.safetensors")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-
-
-def decoder_config(config: dict, where: str = "config.json") -> DecoderConfig:
-    """The decoder's shape from a Qwen2, Qwen3 or EfficientDLM config; ValueError names the unfit key."""
-    architecture = (config.get("architectures") or ["none"])[0]
-    if architecture == "EfficientDLM":
-        switches = (bool(config.get("attention_bias", False)), bool(config.get("qk_norm", True)))
-    elif architecture in ARCHITECTURES:
-        switches = ARCHITECTURES[architecture]
-    else:
-        known = ", ".join([*ARCHITECTURES, "EfficientDLM"])
-        raise ValueError(f"{where}: architecture {architecture!r} cannot be trained here; known: {known}")
-    if architecture == "Qwen3ForCausalLM" and config.get("attention_bias"):
-        raise ValueError(
-            f"{where}: attention_bias is true, but a Qwen3 decoder without q/k/v bias was expected"
-        )
-    if config.get("use_sliding_window") or config.get("rope_scaling"):
-        raise ValueError(f"{where}: use_sliding_window and rope_scaling are not supported in training")
-    required = [name for name in list(DecoderConfig.__dataclass_fields__)[:6] if name not in config]
-    if required:
-        raise ValueError(f"{where}: missing {', '.join(required)}")
-    heads = config["num_attention_heads"]
-    rope_theta = (config.get("rope_parameters") or config).get("rope_theta", 1e4)
-    return DecoderConfig(
-        vocab_size=config["vocab_size"],
-        hidden_size=config["hidden_size"],
-        intermediate_size=config["intermediate_size"],
-        num_hidden_layers=config["num_hidden_layers"],
-        num_attention_heads=heads,
-        num_key_value_heads=config["num_key_value_heads"],
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-        rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-        rope_theta=float(rope_theta),
-        max_position_embeddings=config.get("max_position_embeddings", 32768),
-        tie_word_embeddings=config.get("tie_word_embeddings", False),
-        attention_bias=switches[0],
-        qk_norm=switches[1],
-    )
-
-
-def shard_paths(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
-    for name in names:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing")
-    return [folder / name for name in names]
 
 
 def load_decoder(folder: str | Path) -> tuple[Decoder, dict]:
-    """(fp32 decoder, its config.json as a dict) from a checkpoint folder with `model.*` tensor names.
+    """(fp32 decoder, its config.json as a dict) from a checkpoint folder of any family that the engine reads.
 
-    Raises FileNotFoundError for absent files and ValueError naming the first tensor that is missing, of the
-    wrong shape, or unknown.
+    Raises CheckpointError naming the file, and the key or the first tensor that is missing, of the wrong
+    shape, or unknown.
     """
-    folder = Path(folder)
-    config = read_config(folder)
-    decoder = Decoder(decoder_config(config, str(folder / "config.json")))
-    expected = decoder.state_dict()
-    found = set()
-    for path in shard_paths(folder):
-        try:
-            with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 (a safe_open handle is no dict)
-                    if name == "lm_head.weight" and decoder.config.tie_word_embeddings:
-                        continue
-                    if name not in expected:
-                        raise ValueError(f"{path}: unknown tensor {name!r} for this config.json")
-                    shape = tuple(file.get_slice(name).get_shape())
-                    if shape != tuple(expected[name].shape):
-                        raise ValueError(
-                            f"{path}: {name} has shape {shape}, not {tuple(expected[name].shape)}"
-                        )
-                    expected[name].copy_(file.get_tensor(name))
-                    found.add(name)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
-    missing = sorted(expected.keys() - found)
-    if missing:
-        raise ValueError(f"{folder}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
-    return decoder, config
+    checkpoint = Checkpoint(Path(folder))
+    if checkpoint.quantization:
+        raise CheckpointError(f"{folder}: is quantised to {checkpoint.quantization}; training needs floats")
+    names = checkpoint.names
+    wanted = Decoder.tensor_shapes(checkpoint.model)
+    source = {name: name.replace("model.", f"{names.body}.", 1) for name in wanted}
+    source["lm_head.weight"] = names.head  # which a tied model may hold, too
+    unknown = sorted(set(checkpoint.tensor_names) - set(source.values()))
+    if unknown:
+        raise CheckpointError(f"{folder}: unknown tensor {unknown[0]!r} for this config.json")
+    weights = {name: checkpoint.tensor(source[name], shape) for name, shape in wanted.items()}
+    decoder = Decoder(checkpoint.model)
+    decoder.load_state_dict(weights)
+    return decoder, read_json(checkpoint.folder / "config.json")
 
 
 def replace_file(path: Path, write) -> None:

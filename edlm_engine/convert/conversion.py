@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from edlm_engine.convert.checkpoint import load_decoder, read_config, save_checkpoint
+from edlm_engine.checkpoints.folder import read_json
+from edlm_engine.convert.checkpoint import load_decoder, save_checkpoint
 from edlm_engine.convert.data import Batches, Rows, read_documents
 from edlm_engine.convert.masking import (
     causal_block_mask,
@@ -203,9 +204,11 @@ def converted_config(hf_config: dict, decoder: Decoder, config: ConversionConfig
         "architectures": ["EfficientDLM"],
         "model_type": "edlm",
         "head_dim": shape.head_dim,
+        "num_key_value_heads": shape.num_kv_heads,
+        "max_position_embeddings": hf_config.get("max_position_embeddings", shape.max_positions),
         "rope_theta": shape.rope_theta,
-        "tie_word_embeddings": shape.tie_word_embeddings,
-        "attention_bias": shape.attention_bias,
+        "tie_word_embeddings": shape.tied_head,
+        "attention_bias": shape.qkv_bias,
         "qk_norm": shape.qk_norm,
         "mask_token_id": mask_token_id,
         "block_size": config.block_size,
@@ -224,7 +227,7 @@ def convert(
     stop_after: int | None = None,
     every: tuple[int, Callable[[Decoder, int], None]] | None = None,
 ) -> bool:
-    """Convert the Qwen2- or Qwen3-shaped checkpoint folder `base` into the block-diffusion folder `out`.
+    """Convert the autoregressive checkpoint folder `base` into the block-diffusion folder `out`.
 
     data: see `read_documents`. The state of the run is kept in `out`/resume.pt until it is done, and the
     same call goes on from there; `stop_after` stops early, at that step. `every` = (n, f) calls f(model,
@@ -235,7 +238,7 @@ def convert(
     base, out, config = Path(base), Path(out), config or ConversionConfig()
     if (out / "config.json").exists():
         raise FileExistsError(f"{out} already holds a checkpoint; choose another folder or remove it")
-    eos, mask = special_ids(base, read_config(base), config)
+    eos, mask = special_ids(base, read_json(base / "config.json"), config)
     decoder, hf_config = load_decoder(base)
     documents = read_documents(data, base / "tokenizer.json", eos, decoder.config.vocab_size)
     device = config.torch_device()

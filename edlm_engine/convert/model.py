@@ -1,50 +1,14 @@
-"""The trainable decoder: one plain-torch transformer that covers Qwen2 and Qwen3 by switches."""
+"""The trainable decoder: one plain-torch transformer, whose switches are the engine's ModelConfig."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edlm_engine.config import ModelConfig
+
 Allow = Tensor | tuple[Tensor, Tensor] | None  # what rows may see; see `Decoder.hidden`
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Shape of a decoder; field names are those of Hugging Face's `config.json`.
-
-    `attention_bias` puts a bias on q, k and v (Qwen2; never on o); `qk_norm` is an RMSNorm over `head_dim`
-    of every query and key head before RoPE (Qwen3).
-    """
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 1e6
-    max_position_embeddings: int = 32768
-    tie_word_embeddings: bool = True
-    attention_bias: bool = False
-    qk_norm: bool = True
-
-    def __post_init__(self):
-        for field in fields(self)[:7]:
-            value = getattr(self, field.name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{field.name} must be a positive integer, got {value!r}")
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise ValueError(
-                f"num_attention_heads ({self.num_attention_heads}) must be a multiple of "
-                f"num_key_value_heads ({self.num_key_value_heads})"
-            )
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim must be even for rotary embeddings, got {self.head_dim}")
 
 
 class RMSNorm(nn.Module):
@@ -59,15 +23,13 @@ class RMSNorm(nn.Module):
         return self.weight * y.to(x.dtype)
 
 
-def rotary_table(config: DecoderConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
+def rotary_table(config: ModelConfig, positions: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines, each (…, 1, length, head_dim) fp32, of positions (…, length), for NEOX-style
     rotation (half with half)."""
-    exponent = (
-        torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
-    )
-    angle = positions.float()[..., None, :, None] * config.rope_theta**-exponent
+    frequencies = config.rope.frequencies(config.head_dim).to(positions.device)
+    angle = positions.float()[..., None, :, None] * frequencies
     angle = torch.cat((angle, angle), -1)
-    return angle.cos(), angle.sin()
+    return angle.cos() * config.rope.amplitude, angle.sin() * config.rope.amplitude
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -110,15 +72,13 @@ def attend_views(q: Tensor, k: Tensor, v: Tensor, allow: tuple[Tensor, Tensor]) 
 
 
 class Attention(nn.Module):
-    def __init__(self, config: DecoderConfig):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        q_size = config.num_attention_heads * config.head_dim
-        kv_size = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, q_size, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.attention_bias)
-        self.o_proj = nn.Linear(q_size, config.hidden_size, bias=False)
+        self.q_proj = nn.Linear(config.hidden_size, config.q_size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, config.kv_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, config.kv_size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.q_size, config.hidden_size, bias=False)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
@@ -131,7 +91,7 @@ class Attention(nn.Module):
         q, k, v = (head.transpose(1, 2) for head in (q, k, v))
         q, k = rotate(q, rotary), rotate(k, rotary)
         if allow is None:
-            group = self.config.num_attention_heads // self.config.num_key_value_heads
+            group = self.config.num_heads // self.config.num_kv_heads
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
             out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
@@ -140,7 +100,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    def __init__(self, config: DecoderConfig):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -151,7 +111,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, config: DecoderConfig):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         self.self_attn = Attention(config)
         self.mlp = MLP(config)
@@ -164,10 +124,10 @@ class Layer(nn.Module):
 
 
 class Body(nn.Module):
-    def __init__(self, config: DecoderConfig):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -175,20 +135,26 @@ class Decoder(nn.Module):
     """Decoder-only transformer with Hugging Face's parameter names (`model.layers.0.self_attn.q_proj.weight`
     …).
 
-    With `tie_word_embeddings` there is no `lm_head.weight`: the head is the embedding.
+    With `tied_head` there is no `lm_head.weight`: the head is the embedding.
     """
 
-    def __init__(self, config: DecoderConfig):
+    def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.model = Body(config)
-        if not config.tie_word_embeddings:
+        if not config.tied_head:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    @classmethod
+    def tensor_shapes(cls, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of its tensors, without making any."""
+        with torch.device("meta"):
+            return {name: tuple(weight.shape) for name, weight in cls(config).state_dict().items()}
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> Decoder:
         """Fresh weights: normal of std 0.02, less by sqrt(2·layers) where they add to the residual stream."""
-        residual = (2 * self.config.num_hidden_layers) ** -0.5
+        residual = (2 * self.config.num_layers) ** -0.5
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 std = 0.02 * (residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 1.0)
@@ -199,7 +165,7 @@ class Decoder(nn.Module):
 
     @property
     def head_weight(self) -> Tensor:
-        return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
+        return self.model.embed_tokens.weight if self.config.tied_head else self.lm_head.weight
 
     def hidden(self, ids: Tensor, positions: Tensor | None = None, allow: Allow = None) -> Tensor:
         """Final normalised states, (batch, length, hidden), of token ids (batch, length).

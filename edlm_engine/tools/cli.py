@@ -112,7 +112,7 @@ def demo(
 
 @app.command()
 def convert(
-    base: Annotated[Path, typer.Argument(help="Folder of a Qwen2- or Qwen3-shaped AR checkpoint.")],
+    base: Annotated[Path, typer.Argument(help="Folder of an autoregressive checkpoint.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; the same call resumes a stopped run.")],
     data: Annotated[Path, typer.Argument(help=".jsonl or .npy file of documents, or a folder of them.")],
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,

@@ -14,10 +14,11 @@ from tokenizer import END, save_tokenizer, train_tokenizer
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from edlm_engine.convert.checkpoint import decoder_config, load_decoder, save_checkpoint
+from edlm_engine.convert.checkpoint import load_decoder, save_checkpoint
 from edlm_engine.convert.data import Batches, read_documents
 from edlm_engine.convert.model import Decoder
 from edlm_engine.convert.train import TrainConfig, train
+from edlm_engine.models.families import read_config
 
 VOCABULARY = 768
 DOCUMENTS = 400_000
@@ -81,7 +82,7 @@ def train_base(
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     eos = tokenizer.token_to_id(END)
     hf_config = {**SHAPE, "vocab_size": tokenizer.get_vocab_size(), "eos_token_id": eos}
-    model = Decoder(decoder_config(hf_config)).initialise(torch.Generator().manual_seed(config.seed))
+    model = Decoder(read_config(hf_config, "SHAPE")[0]).initialise(torch.Generator().manual_seed(config.seed))
     documents = read_documents(data, tokenizer_folder / "tokenizer.json", eos, hf_config["vocab_size"])
     batches = Batches(documents, config.length, config.rows, config.seed, config.prompt_weight)
     loss = torch.compile(autoregressive_loss) if config.compile else autoregressive_loss
