@@ -9,10 +9,11 @@ from checkpoints import config_dict, write_ar_checkpoint, write_checkpoint
 from rich.console import Console
 
 from edlm_engine import Engine, SamplingParams
+from edlm_engine.policies import EntropyBound, Schedule, Threshold
 from edlm_engine.settings import load_settings, save_settings
 from edlm_engine.tools.cli import app
 from edlm_engine.tools.metering import step_times
-from edlm_engine.tools.tune import agreement, block_lengths, read_prompts, steps_of, tune
+from edlm_engine.tools.tune import agreement, block_lengths, candidates, read_prompts, steps_of, tune
 
 PROMPTS = ["w3 w14 w15", "w92 w65"]
 
@@ -53,24 +54,45 @@ def test_agreement():
 
 
 def test_every_setting_is_what_an_engine_of_that_block_length_does(folder, quick):
-    calls = []
+    calls, tried = [], [*candidates("threshold:0.5,0.99"), EntropyBound(0.3)]
     with Engine(folder, dtype="float32") as engine:
-        found = tune(
-            engine, PROMPTS, max_new_tokens=30, thresholds=(0.5, 0.99), advance=lambda: calls.append(1)
-        )
-        assert len(calls) == steps_of(engine, (0.5, 0.99))
+        found = tune(engine, PROMPTS, max_new_tokens=30, policies=tried, advance=lambda: calls.append(1))
+        assert len(calls) == steps_of(engine, tried)
         expected = engine.generate(PROMPTS, max_new_tokens=30, threshold=None)
     assert list(found.step_seconds) == [1, 2, 4, 8, 12]
-    assert [(s.block_length, s.threshold) for s in found.settings] == [
-        (b, t) for b in (4, 8, 12) for t in (0.5, 0.99)
+    assert [(s.block_length, s.policy) for s in found.settings] == [
+        (b, p) for b in (4, 8, 12) for p in ("threshold:0.5", "threshold:0.99", "entropy_bound:0.3")
     ]
     assert found.reference.agreement == 1
     for setting in found.settings:
         with Engine(folder, dtype="float32", block_length=setting.block_length) as engine:
-            results = engine.generate(PROMPTS, max_new_tokens=30, threshold=setting.threshold)
+            results = engine.generate(PROMPTS, max_new_tokens=30, policy=setting.policy)
         assert setting.agreement == agreement(results, expected)
         tokens, nfe = sum(len(r.token_ids) for r in results), sum(r.nfe for r in results)
         assert setting.tokens_per_forward == tokens / nfe
+
+
+def test_candidates():
+    assert candidates("threshold") == [Threshold(value) for value in Threshold.to_tune]
+    assert candidates("schedule:3,6") == [Schedule(3), Schedule(6)]
+    for text, message in (("nothing", "no such policy; known: "), ("factor:much", "could not convert")):
+        with pytest.raises(ValueError, match=f"policy '{text}': {message}"):
+            candidates(text)
+    with pytest.raises(ValueError, match="policy 'margin:2': threshold must be in"):
+        candidates("margin:2")
+
+
+def test_command_compares_policies(folder, quick, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("w3 w14 w15\n")
+    options = ("--policy", "threshold:0.9", "--policy", "entropy_bound:0.1,0.3", "--plot", "tune.png")
+    assert edlm("tune", folder, "--prompts", "prompts.txt", "--max-new-tokens", 20, *options) == 0
+    assert "entropy_bound:0.1" in capsys.readouterr().out
+    saved = json.loads((tmp_path / "edlm_settings.json").read_text())
+    assert [s["policy"] for s in saved["measured"]["settings"][:3]] == [
+        "threshold:0.9", "entropy_bound:0.1", "entropy_bound:0.3",
+    ]  # fmt: skip
+    assert edlm("generate", PROMPTS[0], "-m", folder, "--policy", "factor:1") == 0
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.3, 1.0])
@@ -88,10 +110,10 @@ def test_command(folder, quick, tmp_path, monkeypatch, capsys):
     prompts.write_text('{"prompt": "w3 w14 w15"}\n"w92 w65"\n')
     assert edlm("tune", folder, "--prompts", prompts, "--max-new-tokens", 20, "--plot", "tune.png") == 0
     out = capsys.readouterr().out
-    assert "block length" in out and "one per step" in out
+    assert "block length" in out and "one token per step" in out
     assert (tmp_path / "tune.png").read_bytes().startswith(b"\x89PNG")
     saved = json.loads((tmp_path / "edlm_settings.json").read_text())
-    assert saved["sampling"].keys() == {"block_length", "threshold"}
+    assert saved["sampling"].keys() == {"block_length", "policy"}
     assert len(saved["measured"]["settings"]) == 3 * 4
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "edlm_settings.json", "prompts.jsonl", "tune.png",

@@ -45,6 +45,7 @@ def generate(
         float | None, typer.Option(help="Commit at this confidence (default 0.9); 0: fixed schedule.")
     ] = None,
     steps_per_block: Annotated[int | None, typer.Option(help="Denoising steps per block.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Instead of both, say entropy_bound:0.15.")] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="0: off.")] = 0,
     top_p: Annotated[float, typer.Option(help="1: off.")] = 1.0,
@@ -73,6 +74,8 @@ def generate(
         params["threshold"] = threshold or None
     if steps_per_block is not None:
         params["steps_per_block"] = steps_per_block
+    if policy is not None:
+        params["policy"] = policy
     prompt = sys.stdin.read() if prompt == "-" else prompt
     options = {"device": device, "dtype": dtype, "prefill": prefill, "quantization": quantization}
     options |= {"settings": settings, "block_length": block_length, "mask_token_id": mask_token_id}
@@ -156,6 +159,9 @@ def quantize(
 def tune(
     model: Annotated[str, typer.Argument(help="Folder, bundled name or hub id.")] = "edlm-tiny",
     prompts: Annotated[Path | None, typer.Option(help=".txt, a prompt a line, or .jsonl.")] = None,
+    policy: Annotated[
+        list[str] | None, typer.Option(help="What to try, say entropy_bound or factor:0.5,1; repeatable.")
+    ] = None,
     loss: Annotated[float, typer.Option(min=0, max=1, help="Share of tokens that may differ.")] = 0.01,
     max_new_tokens: Annotated[int, typer.Option(help="Most tokens per prompt.")] = 128,
     output: Annotated[Path, typer.Option(help="Settings file to write.")] = Path("edlm_settings.json"),
@@ -166,18 +172,21 @@ def tune(
     dtype: DtypeOption = "auto",
     quantization: QuantizationOption = None,
 ):
-    """Find the fastest block length and threshold for a model on this machine."""
+    """Find the fastest block length and commit policy for a model on this machine."""
     from .. import Engine
     from ..progress import progress_bar
     from . import tune_report
-    from .tune import read_prompts, steps_of
+    from .tune import candidates, read_prompts, steps_of
     from .tune import tune as run
 
+    policies = [tried for text in policy or ["threshold"] for tried in candidates(text)]
     options = {"device": device, "dtype": dtype, "quantization": quantization, "num_threads": threads}
     with Engine(model, mask_token_id=mask_token_id, max_batch_size=1, **options) as engine:
         texts = read_prompts(prompts, engine.path)
-        with progress_bar(f"tuning {engine.path.name}", steps_of(engine)) as advance:
-            found = run(engine, texts, loss=loss, max_new_tokens=max_new_tokens, advance=advance)
+        with progress_bar(f"tuning {engine.path.name}", steps_of(engine, policies)) as advance:
+            found = run(
+                engine, texts, loss=loss, max_new_tokens=max_new_tokens, policies=policies, advance=advance
+            )
         tune_report.print_tables(Console(highlight=False), found)
         tune_report.save(output, engine, found)
         print(f"{output}: use it with Engine({model!r}, settings={str(output)!r})")

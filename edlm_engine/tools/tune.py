@@ -1,4 +1,4 @@
-"""`edlm tune`: the block length and threshold that are fastest on this machine within a stated loss.
+"""`edlm tune`: the block length and commit policy that are fastest on this machine within a stated loss.
 
 A forward of many rows costs time on a CPU, where a GPU hides it, and models keep their accuracy at smaller
 blocks than they were trained with (Efficient-DLM, arXiv 2512.14067, Fig. 3): the best block depends on the
@@ -7,17 +7,18 @@ machine as much as on the model.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..checkpoints.folder import read_json
 from ..engine import Engine
 from ..outputs import Generation
+from ..steps.policies import BY_NAME, Policy, Schedule, Threshold, describe
 from .metering import step_times
 
-THRESHOLDS = (0.8, 0.9, 0.95, 0.99)
 SMALLEST_BLOCK = 4
+THRESHOLDS = tuple(Threshold(value) for value in Threshold.to_tune)
 ROUNDS, ENOUGH_S = 5, 3.0  # per setting
 EXAMPLES = "examples.json"
 
@@ -26,12 +27,13 @@ EXAMPLES = "examples.json"
 class Setting:
     """One way to decode, and how it did on the prompts, one at a time.
 
-    threshold: None is one token per step. agreement: with the checkpoint's own block length at one token per
-    step: equal tokens, position by position, over the tokens of the longer text; over all prompts.
+    policy: in its text form; "schedule" is one token per step. agreement: with the checkpoint's own block
+    length at one token per step: equal tokens, position by position, over the tokens of the longer text; over
+    all prompts.
     """
 
     block_length: int
-    threshold: float | None
+    policy: str
     tokens_per_forward: float
     tokens_per_second: float
     agreement: float
@@ -55,6 +57,19 @@ def block_lengths(longest: int) -> list[int]:
     """Powers of two below the checkpoint's block length, and that."""
     powers = [1 << i for i in range(12) if SMALLEST_BLOCK <= 1 << i < longest]
     return [*powers, longest]
+
+
+def candidates(text: str) -> list[Policy]:
+    """Policies to try: of "entropy_bound" those with the values that its file suggests, of
+    "entropy_bound:0.1,0.3" those with these values. Raises ValueError that lists the known names."""
+    name, _, values = text.partition(":")
+    if name not in BY_NAME:
+        raise ValueError(f"policy {text!r}: no such policy; known: {', '.join(BY_NAME)}")
+    try:
+        numbers = [float(value) for value in values.split(",")] if values else BY_NAME[name].to_tune
+        return [BY_NAME[name](int(n) if n == int(n) else n) for n in numbers]
+    except ValueError as error:
+        raise ValueError(f"policy {text!r}: {error}") from None
 
 
 def read_prompts(file: Path | None, model_folder: Path) -> list[str]:
@@ -101,10 +116,10 @@ def tune(
     *,
     loss: float = 0.01,
     max_new_tokens: int = 128,
-    thresholds: tuple[float, ...] = THRESHOLDS,
+    policies: Sequence[Policy] = THRESHOLDS,
     advance: Callable[[], None] = lambda: None,
 ) -> Tuning:
-    """Measure every block length and threshold on the prompts, and choose the fastest whose agreement is at
+    """Measure every block length and policy on the prompts, and choose the fastest whose agreement is at
     least 1 - loss.
 
     engine: fresh, without a request before. advance: called after every setting; there are steps_of(engine).
@@ -118,9 +133,9 @@ def tune(
     advance()
     engine.generate(prompts[0], max_new_tokens=max_new_tokens)  # caches and buffers have their size now
 
-    def run(block_length: int, threshold: float | None) -> tuple[list[Generation], float]:
+    def run(block_length: int, policy: Policy) -> tuple[list[Generation], float]:
         """The results, and the seconds of the best of a few rounds: other work on the machine only adds."""
-        options = {"block_length": block_length, "threshold": threshold, "max_new_tokens": max_new_tokens}
+        options = {"block_length": block_length, "policy": policy, "max_new_tokens": max_new_tokens}
         rounds = []
         while not rounds or (len(rounds) < ROUNDS and sum(rounds) < ENOUGH_S):
             start = time.perf_counter()
@@ -128,23 +143,23 @@ def tune(
             rounds.append(time.perf_counter() - start)
         return results, min(rounds)
 
-    def setting(block_length: int, threshold: float | None, results, seconds: float) -> Setting:
+    def setting(block_length: int, policy: Policy, results, seconds: float) -> Setting:
         tokens, nfe = sum(len(r.token_ids) for r in results), sum(r.nfe for r in results)
         agreed = agreement(results, expected)
-        return Setting(block_length, threshold, tokens / nfe, tokens / seconds, agreed)
+        return Setting(block_length, describe(policy), tokens / nfe, tokens / seconds, agreed)
 
-    expected, seconds = run(longest, None)
-    reference, settings = setting(longest, None, expected, seconds), []
+    expected, seconds = run(longest, Schedule())
+    reference, settings = setting(longest, Schedule(), expected, seconds), []
     advance()
     for block_length in block_lengths(longest):
-        for threshold in thresholds:
-            settings.append(setting(block_length, threshold, *run(block_length, threshold)))
+        for policy in policies:
+            settings.append(setting(block_length, policy, *run(block_length, policy)))
             advance()
     allowed = [s for s in settings if s.agreement >= 1 - loss] or [reference]
     best = max(allowed, key=lambda s: s.tokens_per_second)
     return Tuning(step_seconds, reference, settings, best, loss)
 
 
-def steps_of(engine: Engine, thresholds: tuple[float, ...] = THRESHOLDS) -> int:
+def steps_of(engine: Engine, policies: Sequence[Policy] = THRESHOLDS) -> int:
     """How often tune() calls advance()."""
-    return 2 + len(block_lengths(engine.decoding.block_length)) * len(thresholds)
+    return 2 + len(block_lengths(engine.decoding.block_length)) * len(policies)

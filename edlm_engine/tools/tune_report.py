@@ -2,6 +2,7 @@
 
 import datetime
 import os
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from ..engine import Engine
 from ..settings import save_settings
 from .tune import Setting, Tuning
 
+LINES = ("-", "--", ":", "-.")  # by kind of policy
+
 
 def print_tables(console: Console, tuning: Tuning) -> None:
     steps = Table(title="One denoising step on this machine")
@@ -22,7 +25,7 @@ def print_tables(console: Console, tuning: Tuning) -> None:
         steps.add_row(str(rows), f"{1e3 * seconds:.2f}", f"{1e3 * seconds / rows:.3f}")
     console.print(steps)
     table = Table(title="On the prompts, one at a time")
-    for heading in ("block length", "threshold", "tokens per forward", "tokens/s", "agreement"):
+    for heading in ("block length", "policy", "tokens per forward", "tokens/s", "agreement"):
         table.add_column(heading, justify="right")
     for setting in (tuning.reference, *tuning.settings):
         chosen = setting == tuning.best
@@ -34,16 +37,16 @@ def print_tables(console: Console, tuning: Tuning) -> None:
         return
     faster = best.tokens_per_second / tuning.reference.tokens_per_second
     console.print(
-        f"[bold green]block_length={best.block_length}, threshold={best.threshold}[/bold green]: "
+        f"[bold green]block_length={best.block_length}, policy={best.policy!r}[/bold green]: "
         f"{best.tokens_per_second:.0f} tokens/s, {faster:.1f} times one token per step, "
         f"{best.agreement:.1%} of its tokens."
     )
 
 
 def _cells(setting: Setting) -> tuple[str, ...]:
-    threshold = "one per step" if setting.threshold is None else f"{setting.threshold:g}"
+    policy = "one token per step" if setting.policy == "schedule" else setting.policy
     return (
-        str(setting.block_length), threshold, f"{setting.tokens_per_forward:.2f}",
+        str(setting.block_length), policy, f"{setting.tokens_per_forward:.2f}",
         f"{setting.tokens_per_second:.0f}", f"{setting.agreement:.1%}",
     )  # fmt: skip
 
@@ -54,7 +57,7 @@ def save(path: Path, engine: Engine, tuning: Tuning) -> None:
     machine = {"isa": ops.build_info()["isa"], "processors": os.cpu_count(), "threads": engine.num_threads}
     save_settings(
         path,
-        {"block_length": best.block_length, "threshold": best.threshold},
+        {"block_length": best.block_length, "policy": best.policy},
         model=engine.path.name,
         date=datetime.date.today().isoformat(),
         engine={"device": engine.device, "dtype": engine.dtype, "quantization": engine.quantization},
@@ -65,8 +68,8 @@ def save(path: Path, engine: Engine, tuning: Tuning) -> None:
 
 
 def plot(path: Path, name: str, tuning: Tuning) -> None:
-    """Tokens per second against agreement, a line per block length; time of a step against its rows.
-    Raises ImportError without matplotlib."""
+    """Tokens per second against agreement, a line per block length and kind of policy; time of a step against
+    its rows. Raises ImportError without matplotlib."""
     try:
         import matplotlib
     except ImportError:
@@ -75,12 +78,24 @@ def plot(path: Path, name: str, tuning: Tuning) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
-    for block_length in sorted({s.block_length for s in tuning.settings}):
-        line = [s for s in tuning.settings if s.block_length == block_length]
+    names = [setting.policy.partition(":")[0] for setting in tuning.settings]
+    kinds = list(dict.fromkeys(names))
+    blocks = sorted({setting.block_length for setting in tuning.settings})
+    for kind, block_length in product(kinds, blocks):
+        line = [
+            s
+            for s, name in zip(tuning.settings, names, strict=True)
+            if s.block_length == block_length and name == kind
+        ]
         x, y = [100 * s.agreement for s in line], [s.tokens_per_second for s in line]
-        left.plot(x, y, "o-", label=f"block {block_length}")
+        style = LINES[kinds.index(kind) % len(LINES)]
+        left.plot(
+            x, y, f"o{style}", color=f"C{blocks.index(block_length)}", label=f"{kind}, block {block_length}"
+        )
         for setting, at in zip(line, zip(x, y, strict=True), strict=True):
-            left.annotate(f"{setting.threshold:g}", at, (3, 4), textcoords="offset points", fontsize=6)
+            left.annotate(
+                setting.policy.partition(":")[2], at, (3, 4), textcoords="offset points", fontsize=6
+            )
     reference, best = tuning.reference, tuning.best
     left.plot(100 * reference.agreement, reference.tokens_per_second, "ks", label="one token per step")
     left.plot(100 * best.agreement, best.tokens_per_second, "o", ms=14, mfc="none", mec="green", mew=2)
@@ -90,7 +105,7 @@ def plot(path: Path, name: str, tuning: Tuning) -> None:
     rows = list(tuning.step_seconds)
     right.plot(rows, [1e3 * s for s in tuning.step_seconds.values()], "o-")
     right.set(xlabel="rows", ylabel="ms per denoising step", xlim=(0, None), ylim=(0, None))
-    figure.suptitle(f"{name}: numbers are thresholds, the circle is the choice", fontsize=10)
+    figure.suptitle(f"{name}: numbers are the policies', the circle is the choice", fontsize=10)
     figure.tight_layout()
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     figure.savefig(partial, dpi=130, metadata={"Software": None} if path.suffix == ".png" else None)

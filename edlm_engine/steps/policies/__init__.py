@@ -2,7 +2,8 @@
 
 A policy is a frozen dataclass of numbers. Where it names a native `rule` (csrc/step/commit_rule.h) the
 kernels commit by it, led by host or device; `select` says the same in plain torch, as the reference. Where it
-names none, `select` runs, and the host leads the steps of its requests.
+names none, `select` runs, and the host leads the steps of its requests. `to_tune`: values of its first number
+that `edlm tune` tries.
 """
 
 import importlib

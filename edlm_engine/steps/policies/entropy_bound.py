@@ -17,6 +17,7 @@ class EntropyBound:
     gamma: float
     rule: ClassVar[str] = "entropy_bound"
     wants: ClassVar[str] = "open"
+    to_tune: ClassVar[tuple[float, ...]] = (0.05, 0.1, 0.2, 0.4, 0.8)
 
     def __post_init__(self):
         number("gamma", self.gamma, 0)

@@ -17,6 +17,7 @@ class Factor:
     factor: float
     rule: ClassVar[str] = "factor"
     wants: ClassVar[str] = "open"
+    to_tune: ClassVar[tuple[float, ...]] = (0.25, 0.5, 1.0, 2.0)
 
     def __post_init__(self):
         number("factor", self.factor, 0)

@@ -18,6 +18,7 @@ class Frechet:
     delta: float
     rule: ClassVar[str] = "frechet"
     wants: ClassVar[str] = "open"
+    to_tune: ClassVar[tuple[float, ...]] = (0.0, 0.25, 0.5, 0.75)
 
     def __post_init__(self):
         number("delta", self.delta, -1, 1)

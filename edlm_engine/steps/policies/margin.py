@@ -17,6 +17,7 @@ class Margin:
     threshold: float
     rule: ClassVar[str] = "margin"
     wants: ClassVar[str] = "open"
+    to_tune: ClassVar[tuple[float, ...]] = (0.5, 0.7, 0.9, 0.97)
 
     def __post_init__(self):
         number("threshold", self.threshold, 0, 1, open_low=True)

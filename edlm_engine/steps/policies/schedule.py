@@ -19,6 +19,7 @@ class Schedule:
     steps: int | None = None
     rule: ClassVar[str] = "schedule"
     wants: ClassVar[str] = "open"
+    to_tune: ClassVar[tuple[float, ...]] = (2, 4, 8)
 
     def __post_init__(self):
         if self.steps is not None:

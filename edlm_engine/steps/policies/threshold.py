@@ -21,6 +21,7 @@ class Threshold:
     max_steps: int | None = None
     rule: ClassVar[str] = "threshold"
     wants: ClassVar[str] = "open"
+    to_tune: ClassVar[tuple[float, ...]] = (0.8, 0.9, 0.95, 0.99)
 
     def __post_init__(self):
         number("threshold", self.threshold, 0, 1, open_low=True)
