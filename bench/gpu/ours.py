@@ -91,8 +91,8 @@ def masked_blocks(engine: Engine, slots: list[int], prefix: int, block: int) -> 
 def lead_by(engine: Engine, stepping: str) -> None:
     """Let another side lead the engine's steps from now on. It must be idle."""
     loop = engine._loop
-    leader = RunAhead(stepping, loop._scheduler, loop._runner, engine.decoding)
-    loop._leader = None if stepping == "eager" else leader
+    leader = stepping != "eager" and RunAhead(stepping, loop._scheduler, loop._runner, engine.decoding)
+    loop._leader = leader or None
 
 
 def prompts(model: PaperModel, prefix: int, batch: int) -> list[list[int]]:

@@ -30,7 +30,7 @@ class RunAhead:
     of it; the scheduler replays them in turn, so that texts, stop strings, streams and errors come about as
     in eager steps, some steps behind. What the host ends by itself (a stop string, a cancelled request) it
     tells the device, which meanwhile may do steps that nobody reads.
-    stepping: "direct" (no graph, any device), "graph" or "device": see stepping.py.
+    stepping: "direct" (no graph, any device), "graph" or "device": see launches.py.
     """
 
     def __init__(self, stepping: str, scheduler: Scheduler, runner: Runner, decoding: DecodingConfig):
