@@ -65,10 +65,10 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
         check_weights_fit(config, DTYPES[dtype], gpu.free_memory(where), bool(quantization))
     tokenizer = load_tokenizer(path)
     rows = max(MAX_PROMPT_ROWS, decoding.block_length)
-    with progress_bar(f"loading {path.name}", config.num_layers) as advance:
+    with progress_bar(f"loading {path.name}", config.num_layers) as tick:
         tensors = DummyTensors(device=where) if dummy else checkpoint
         transformer = load_transformer(
-            config, tensors, checkpoint.names, DTYPES[dtype], where, advance,
+            config, tensors, checkpoint.names, DTYPES[dtype], where, tick,
             quantization=quantization, stored=bool(checkpoint.quantization) and not dummy,
             rows=rows if device == "cuda" else 0,
         )  # fmt: skip

@@ -30,7 +30,7 @@ def track(futures: list[Future], *, enabled: bool) -> Iterator[Future]:
     if not enabled:
         yield from as_completed(futures)
         return
-    with progress_bar("generating", len(futures)) as advance:
+    with progress_bar("generating", len(futures)) as tick:
         for future in as_completed(futures):
-            advance()
+            tick()
             yield future

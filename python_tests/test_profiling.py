@@ -61,6 +61,6 @@ def test_a_real_profile_without_a_gpu(tmp_path, stepping):
     folder = write_checkpoint(tmp_path / "checkpoint", config_dict())
     params = {"max_new_tokens": 20, "threshold": None, "steps_per_block": 2, "ignore_eos": True}
     with Engine(folder, device="cpu", stepping=stepping) as engine:
-        found = gpu_activity(engine, [[3, 4]], params, steps=4)
+        found = gpu_activity(engine, [[3, 4]], params)
     assert found["synchronisations_per_block"] == found["launches_per_step"] == 0
     assert found["kernels_per_step"] is None

@@ -56,7 +56,7 @@ def test_agreement():
 def test_every_setting_is_what_an_engine_of_that_block_length_does(folder, quick):
     calls, tried = [], [*candidates("threshold:0.5,0.99"), EntropyBound(0.3)]
     with Engine(folder, dtype="float32") as engine:
-        found = tune(engine, PROMPTS, max_new_tokens=30, policies=tried, advance=lambda: calls.append(1))
+        found = tune(engine, PROMPTS, max_new_tokens=30, policies=tried, tick=lambda: calls.append(1))
         assert len(calls) == steps_of(engine, tried)
         expected = engine.generate(PROMPTS, max_new_tokens=30, threshold=None)
     assert list(found.step_seconds) == [1, 2, 4, 8, 12]

@@ -130,5 +130,4 @@ def loop_activity(meter: Meter, model: PaperModel, stepping: str, prefix: int) -
     lead_by(meter.engine, stepping)
     asked, params = prompts(model, prefix, 1), schedule(model, PROFILED_BLOCKS * model.block)
     meter.run(asked, **params)  # captures
-    steps = meter.run(asked, **params)["steps"]
-    return gpu_activity(meter.engine, asked, params, steps)
+    return gpu_activity(meter.engine, asked, params)

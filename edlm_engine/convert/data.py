@@ -124,15 +124,15 @@ def pack(documents: Documents, length: int, seed: int, epoch: int, prompt_weight
     waiting: list[tuple[int, int, int]] = []
     full: list[Rows] = []
     row: list[Rows] = []
-    room = length
+    left = length
     while waiting := [*waiting, *islice(source, WAITING - len(waiting))]:
-        at = next((i for i, (start, end, _) in enumerate(waiting) if end - start <= room), 0)
+        at = next((i for i, (start, end, _) in enumerate(waiting) if end - start <= left), 0)
         start, end, prompt_end = waiting.pop(at)
-        row.append(piece(documents, start, min(end, start + room), prompt_end, prompt_weight))
-        room -= len(row[-1].ids)
-        if not room:
+        row.append(piece(documents, start, min(end, start + left), prompt_end, prompt_weight))
+        left -= len(row[-1].ids)
+        if not left:
             full.append(joined(row, np.concatenate))
-            row, room = [], length
+            row, left = [], length
     if full:
         return joined(full, np.stack)
     return joined([joined(row, np.concatenate)], lambda parts: np.resize(parts[0], (1, length)))

@@ -197,7 +197,7 @@ def train(
     last = min(config.steps, stop_after if stop_after is not None else config.steps)
     with report.bar:
         while state.step < last:
-            loss = advance(state, loss_of, config)
+            loss = train_step(state, loss_of, config)
             state.step += 1
             report(state.step, loss)
             if state.step % config.checkpoint_every == 0 or state.step == last:
@@ -207,7 +207,7 @@ def train(
     return state.step == config.steps
 
 
-def advance(state: State, loss_of: Callable[[int], Tensor], config: TrainConfig) -> float:
+def train_step(state: State, loss_of: Callable[[int], Tensor], config: TrainConfig) -> float:
     """One optimizer step; the loss before it."""
     loss = loss_of(state.step)
     value = loss.item()

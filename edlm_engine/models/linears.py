@@ -17,11 +17,11 @@ NOTHING: Quantized = (None, None)
 
 
 class QuantizedRows:
-    """Room for the left side of a product of one-byte elements, shared by all layers of a model and kept
-    between forwards.
+    """Buffers for the left side of a product of one-byte elements. All layers of a model share them, and they
+    stay between forwards.
 
-    columns: the most that any layer's input has; dtype: uint8 or float8_e4m3fn (ops.quantize_rows); rows: to
-    have room for at once. When more come, a GPU keeps the old buffers: captured graphs go on using them.
+    columns: the most that any layer's input has; dtype: uint8 or float8_e4m3fn (ops.quantize_rows); rows: how
+    many they hold at first. When more come, a GPU keeps the old buffers: captured graphs go on using them.
     """
 
     def __init__(self, columns: int, dtype=torch.uint8, device="cpu", rows: int = 0):
@@ -33,8 +33,8 @@ class QuantizedRows:
         self._bytes = torch.empty(rows * self._columns, dtype=self._dtype, device=self._device)
         self._scales = torch.empty(rows, device=self._device)
 
-    def room(self, rows: int, columns: int) -> Quantized:
-        """For the elements and scales of so much, valid until the next call."""
+    def buffers(self, rows: int, columns: int) -> Quantized:
+        """For so many elements and their scales. They are valid until the next call."""
         if rows > len(self._scales):
             if packing.on_gpu(self._device):
                 self._outgrown.append((self._bytes, self._scales))
@@ -43,9 +43,9 @@ class QuantizedRows:
 
     def quantize(self, x: torch.Tensor) -> Quantized:
         """x: T [rows, columns] -> its elements and scales (ops.quantize_rows), valid until the next call."""
-        room = self.room(*x.shape)
-        ops.quantize_rows(x, *room)
-        return room
+        buffers = self.buffers(*x.shape)
+        ops.quantize_rows(x, *buffers)
+        return buffers
 
 
 @dataclass(slots=True)
@@ -55,12 +55,14 @@ class DenseLinear:
     weight: torch.Tensor  # [outputs, inputs]
     products: ProductTuner | None = None
 
-    def room(self, rows: int) -> Quantized:
-        """Where the layer wants its input quantised; what fills it passes it to the call."""
+    def quantized_input(self, rows: int) -> Quantized:
+        """Buffers for the layer's quantised input. An op before the layer may fill them; then they are an
+        argument of the call. NOTHING where the layer multiplies its input as it is."""
         return NOTHING
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
-        """x: T [rows, inputs], out: T [rows, outputs]; returns out. quantized: room(rows), filled from x."""
+        """x: T [rows, inputs], out: T [rows, outputs]; returns out. quantized: the buffers of
+        quantized_input(rows), if they were filled from x."""
         if self.products:
             return self.products.multiply(x, self.weight, out)
         return torch.mm(x, self.weight.t(), out=out)
@@ -75,7 +77,7 @@ class PackedLinear:
         self._on_gpu = packing.on_gpu(weight.device)
         self.weight = ops.pack_weight(weight)
 
-    def room(self, rows: int) -> Quantized:
+    def quantized_input(self, rows: int) -> Quantized:
         return NOTHING
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
@@ -91,7 +93,7 @@ class OneDnnLinear:
     def __init__(self, weight: torch.Tensor):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight)
 
-    def room(self, rows: int) -> Quantized:
+    def quantized_input(self, rows: int) -> Quantized:
         return NOTHING
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
@@ -105,8 +107,8 @@ class QuantizedLinear:
         self._rows, self._inputs = rows, weight.values.shape[1]
         self.weight = pack(weight)
 
-    def room(self, rows: int) -> Quantized:
-        return self._rows.room(rows, self._inputs)
+    def quantized_input(self, rows: int) -> Quantized:
+        return self._rows.buffers(rows, self._inputs)
 
     def __call__(self, x: torch.Tensor, out: torch.Tensor, quantized: Quantized = NOTHING) -> torch.Tensor:
         q, scale = self._rows.quantize(x) if quantized is NOTHING else quantized

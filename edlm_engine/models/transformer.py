@@ -99,21 +99,21 @@ class Transformer:
         delta = None
         for i, layer in enumerate(self.layers):
             keys, values = cache.keys[i], cache.values[i]
-            room = layer.qkv.room(len(x))
-            ops.rms_norm(x, delta, layer.input_norm, config.rms_norm_eps, normed, *room)
+            quantized = layer.qkv.quantized_input(len(x))
+            ops.rms_norm(x, delta, layer.input_norm, config.rms_norm_eps, normed, *quantized)
             ops.qkv_prepare(
-                layer.qkv(normed, buffers["qkv"], room), layer.qkv_bias, layer.q_norm, layer.k_norm,
+                layer.qkv(normed, buffers["qkv"], quantized), layer.qkv_bias, layer.q_norm, layer.k_norm,
                 self._rope, inputs.slots, inputs.positions, cache.page_table, keys, values, q,
                 config.rms_norm_eps,
             )  # fmt: skip
             ops.block_attention(q, keys, values, inputs.query_blocks, cache.page_table, scale, attended)
             delta = layer.attention_out(attended.view(len(x), -1), buffers["delta"])
-            room = layer.gate_up.room(len(x))
-            ops.rms_norm(x, delta, layer.mlp_norm, config.rms_norm_eps, normed, *room)
-            gate_up, activated = layer.gate_up(normed, buffers["gate_up"], room), buffers["activated"]
-            room = layer.down.room(len(x))
-            ops.silu_mul(gate_up, activated, *room)
-            delta = layer.down(activated, buffers["delta"], room)
+            quantized = layer.gate_up.quantized_input(len(x))
+            ops.rms_norm(x, delta, layer.mlp_norm, config.rms_norm_eps, normed, *quantized)
+            gate_up, activated = layer.gate_up(normed, buffers["gate_up"], quantized), buffers["activated"]
+            quantized = layer.down.quantized_input(len(x))
+            ops.silu_mul(gate_up, activated, *quantized)
+            delta = layer.down(activated, buffers["delta"], quantized)
         return self._final_norm(x, delta, inputs.head_rows)
 
     def buffers(self) -> list[torch.Tensor]:

@@ -53,7 +53,7 @@ def load_transformer(
     names: TensorNames,
     dtype,
     device="cpu",
-    advance: Callable[[], None] = lambda: None,
+    tick: Callable[[], None] = lambda: None,
     *,
     quantization: str | None = None,
     stored: bool = False,
@@ -62,42 +62,44 @@ def load_transformer(
     """Build the model layer by layer, so that at most one layer exists twice in memory.
 
     tensors: has tensor(name, shape, dtype) and close(), which is called after every layer and lets go of the
-    mapped file; so is advance. quantization: "int8" or "fp8"; stored: whether the tensors are that already.
-    rows: the most that a forward will have, as far as is known: quantised rows get room for them here.
+    mapped file; so is tick. quantization: "int8" or "fp8"; stored: whether the tensors are that already.
+    rows: the most that a forward will have, as far as is known: buffers of quantised rows hold so many.
     Raises CheckpointError for a missing or wrong-shaped tensor.
     """
     weights = Weights(tensors, dtype, device, DTYPES.get(quantization), stored=stored)
     columns = max(config.hidden_size, config.q_size, config.intermediate_size)
     bytes_of = torch.float8_e4m3fn if quantization == "fp8" else torch.uint8
-    room = QuantizedRows(columns, bytes_of, device, rows if quantization else 0)
+    quantized_rows = QuantizedRows(columns, bytes_of, device, rows if quantization else 0)
     choices = GpuChoices(open_products(torch.device(device)))
     body, hidden = names.body, config.hidden_size
     embedding = weights.get(f"{body}.embed_tokens.weight", config.vocab_size, hidden)
     tensors.close()
-    head = _load_head(config, weights, names, embedding, room)  # the largest matrix, while there is most room
+    head = _load_head(
+        config, weights, names, embedding, quantized_rows
+    )  # the largest matrix, while most memory is free
     layers = []
     for i in range(config.num_layers):
-        layers.append(_load_layer(config, weights, f"{body}.layers.{i}.", room, choices))
+        layers.append(_load_layer(config, weights, f"{body}.layers.{i}.", quantized_rows, choices))
         tensors.close()
         trim_memory()
-        advance()
+        tick()
     final_norm = weights.get(f"{body}.norm.weight", hidden)
     return Transformer(config, embedding, layers, final_norm, head, choices.products)
 
 
 def _load_head(
-    config: ModelConfig, weights: Weights, names: TensorNames, embedding, room: QuantizedRows
+    config: ModelConfig, weights: Weights, names: TensorNames, embedding, quantized_rows: QuantizedRows
 ) -> Head | QuantizedHead:
     tied = config.tied_head and not weights.stored  # a quantised head lies beside its embedding
     if tied and not weights.quantized:
         return Head(embedding)
     name = f"{names.body}.embed_tokens.weight" if tied else names.head
     matrix = weights.matrix(name, config.vocab_size, config.hidden_size)
-    return QuantizedHead(matrix, room) if isinstance(matrix, QuantizedWeight) else Head(matrix)
+    return QuantizedHead(matrix, quantized_rows) if isinstance(matrix, QuantizedWeight) else Head(matrix)
 
 
 def _load_layer(
-    config: ModelConfig, weights: Weights, prefix: str, room: QuantizedRows, choices: GpuChoices
+    config: ModelConfig, weights: Weights, prefix: str, quantized_rows: QuantizedRows, choices: GpuChoices
 ) -> Layer:
     hidden, inner, get = config.hidden_size, config.intermediate_size, weights.get
     attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
@@ -107,19 +109,19 @@ def _load_layer(
         return get(f"{attention}{name}.weight", config.head_dim) if config.qk_norm else None
 
     def linear(name: str, outputs: int, inputs: int):
-        return make_linear(weights.matrix(name, outputs, inputs), room, choices)
+        return make_linear(weights.matrix(name, outputs, inputs), quantized_rows, choices)
 
     qkv = weights.merged([(f"{attention}{p}_proj.weight", n) for p, n in sizes.items()], hidden)
     gate_up = weights.merged([(f"{mlp}{p}_proj.weight", inner) for p in ("gate", "up")], hidden)
     bias = [get(f"{attention}{p}_proj.bias", n) for p, n in sizes.items()] if config.qkv_bias else None
     return Layer(
         input_norm=get(f"{prefix}input_layernorm.weight", hidden),
-        qkv=make_linear(qkv, room, choices),
+        qkv=make_linear(qkv, quantized_rows, choices),
         qkv_bias=None if bias is None else torch.cat(bias),
         q_norm=norm("q_norm"),
         k_norm=norm("k_norm"),
         attention_out=linear(f"{attention}o_proj.weight", hidden, config.q_size),
         mlp_norm=get(f"{prefix}post_attention_layernorm.weight", hidden),
-        gate_up=make_linear(gate_up, room, choices),
+        gate_up=make_linear(gate_up, quantized_rows, choices),
         down=linear(f"{mlp}down_proj.weight", hidden, inner),
     )

@@ -39,9 +39,9 @@ def measure(engine: Engine, prefix: int, steps: int, max_new_tokens: int) -> dic
         raise ValueError(f"{engine.path}: is autoregressive; edlm bench times denoising")
     longest = engine.decoding.block_length
     rows = sorted({r for r in (1, 2, 4, 8, 16, 32, 64, 128) if r < longest} | {longest})
-    with progress_bar("timing steps", 2) as advance:
+    with progress_bar("timing steps", 2) as tick:
         step_seconds = step_times(engine, rows, prefix)
-        advance()
+        tick()
         prompt = [1 + i % 64 for i in range(prefix)]
         params = {"max_new_tokens": max_new_tokens, "threshold": None, "steps_per_block": steps,
                   "ignore_eos": True}  # fmt: skip
@@ -49,8 +49,8 @@ def measure(engine: Engine, prefix: int, steps: int, max_new_tokens: int) -> dic
         meter.run([prompt], **params)
         generation = meter.run([prompt], **params)
         if engine.device == "cuda":
-            generation |= gpu_activity(engine, [prompt], params, generation["steps"])
-        advance()
+            generation |= gpu_activity(engine, [prompt], params)
+        tick()
     about = {"model": engine.path.name, "device": engine.device, "dtype": engine.dtype,
              "quantization": engine.quantization, "stepping": engine.stepping,
              "threads": engine.num_threads, "prefix": prefix,

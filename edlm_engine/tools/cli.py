@@ -183,10 +183,8 @@ def tune(
     options = {"device": device, "dtype": dtype, "quantization": quantization, "num_threads": threads}
     with Engine(model, mask_token_id=mask_token_id, max_batch_size=1, **options) as engine:
         texts = read_prompts(prompts, engine.path)
-        with progress_bar(f"tuning {engine.path.name}", steps_of(engine, policies)) as advance:
-            found = run(
-                engine, texts, loss=loss, max_new_tokens=max_new_tokens, policies=policies, advance=advance
-            )
+        with progress_bar(f"tuning {engine.path.name}", steps_of(engine, policies)) as tick:
+            found = run(engine, texts, loss=loss, max_new_tokens=max_new_tokens, policies=policies, tick=tick)
         tune_report.print_tables(Console(highlight=False), found)
         tune_report.save(output, engine, found)
         print(f"{output}: use it with Engine({model!r}, settings={str(output)!r})")

@@ -28,15 +28,27 @@ class Activity(NamedTuple):
     end: float
 
 
-def gpu_activity(engine: Engine, prompts, params: dict, steps: int) -> dict[str, float | None]:
+class _Steps:
+    """Observes an engine, and counts the steps that are read."""
+
+    count = 0
+
+    def begin(self, moment: str):
+        self.count += moment == "read"
+
+    def end(self, moment: str):
+        """Nothing to note."""
+
+
+def gpu_activity(engine: Engine, prompts, params: dict) -> dict[str, float | None]:
     """summary() of one generation, which the profiler slows down: its shares are worth more than its times.
 
-    prompts, params: as for engine.generate(); steps: how many it takes (Meter.run tells).
+    prompts, params: as for engine.generate().
     """
     wanted = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         wanted.append(ProfilerActivity.CUDA)
-    with profile(activities=wanted) as profiler, record_function(_MARK):
+    with profile(activities=wanted) as profiler, engine.observe(_Steps()) as steps, record_function(_MARK):
         results = engine.generate(prompts, **params)
     block = params.get("block_length") or engine.decoding.block_length
     blocks = math.ceil(max(len(result.token_ids) for result in results) / block)
@@ -44,7 +56,7 @@ def gpu_activity(engine: Engine, prompts, params: dict, steps: int) -> dict[str,
         Activity(e.name, e.device_type != DeviceType.CPU, e.time_range.start, e.time_range.end)
         for e in profiler.events()
     ]
-    return summary(activities, steps, blocks)
+    return summary(activities, steps.count, blocks)
 
 
 def summary(activities: Iterable[Activity], steps: int, blocks: int) -> dict[str, float | None]:

@@ -40,8 +40,8 @@ def quantize_checkpoint(source, out: Path, shard_bytes: int = SHARD_BYTES, kind:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        with progress_bar(f"quantising {path.name}", len(checkpoint.tensor_names)) as advance:
-            _write_shards(_quantised(checkpoint, kind, advance), partial, shard_bytes)
+        with progress_bar(f"quantising {path.name}", len(checkpoint.tensor_names)) as tick:
+            _write_shards(_quantised(checkpoint, kind, tick), partial, shard_bytes)
         _copy_rest(path, partial, kind)
         partial.rename(out)
     finally:
@@ -54,7 +54,7 @@ def _is_matrix(checkpoint: Checkpoint, name: str) -> bool:
 
 
 def _quantised(
-    checkpoint: Checkpoint, kind: str, advance: Callable[[], None]
+    checkpoint: Checkpoint, kind: str, tick: Callable[[], None]
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of the new checkpoint, one after the other."""
     head, embedding = checkpoint.names.head, f"{checkpoint.names.body}.embed_tokens.weight"
@@ -71,7 +71,7 @@ def _quantised(
             yield f"{matrix}_scale", weight.scale
         del tensor
         checkpoint.close()
-        advance()
+        tick()
 
 
 def _write_shards(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path, shard_bytes: int) -> None:

@@ -117,12 +117,12 @@ def tune(
     loss: float = 0.01,
     max_new_tokens: int = 128,
     policies: Sequence[Policy] = THRESHOLDS,
-    advance: Callable[[], None] = lambda: None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Tuning:
     """Measure every block length and policy on the prompts, and choose the fastest whose agreement is at
     least 1 - loss.
 
-    engine: fresh, without a request before. advance: called after every setting; there are steps_of(engine).
+    engine: fresh, without a request before. tick: called after every setting; there are steps_of(engine).
     Raises ValueError for an autoregressive checkpoint.
     """
     if engine.decoding.autoregressive:
@@ -130,7 +130,7 @@ def tune(
     longest = engine.decoding.block_length
     rows = sorted({1, 2, *block_lengths(longest)} & set(range(longest + 1)))
     step_seconds = step_times(engine, rows, min(64, engine.kv_cache_tokens - longest))
-    advance()
+    tick()
     engine.generate(prompts[0], max_new_tokens=max_new_tokens)  # caches and buffers have their size now
 
     def run(block_length: int, policy: Policy) -> tuple[list[Generation], float]:
@@ -150,16 +150,16 @@ def tune(
 
     expected, seconds = run(longest, Schedule())
     reference, settings = setting(longest, Schedule(), expected, seconds), []
-    advance()
+    tick()
     for block_length in block_lengths(longest):
         for policy in policies:
             settings.append(setting(block_length, policy, *run(block_length, policy)))
-            advance()
+            tick()
     allowed = [s for s in settings if s.agreement >= 1 - loss] or [reference]
     best = max(allowed, key=lambda s: s.tokens_per_second)
     return Tuning(step_seconds, reference, settings, best, loss)
 
 
 def steps_of(engine: Engine, policies: Sequence[Policy] = THRESHOLDS) -> int:
-    """How often tune() calls advance()."""
+    """How often tune() calls tick()."""
     return 2 + len(block_lengths(engine.decoding.block_length)) * len(policies)
