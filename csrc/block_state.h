@@ -39,8 +39,9 @@ constexpr int kRuleParameters = 4; // of a commit rule
   FIELD(std::int32_t, wanted)      /* 1: the next step computes its statistics */                                   \
   FIELD(std::int32_t, given)       /* 1: was there before the block began; it cannot end the text */                \
   FIELD(std::int32_t, selected)    /* 1: Rule::selected commits it */                                               \
-  FIELD(float, confidence)         /* valid where committed, and so the next */                                     \
+  FIELD(float, confidence)         /* valid where committed, and so the next two */                                 \
   FIELD(std::int32_t, commit_step)                                                                                  \
+  FIELD(float, entropy)                                                                                             \
   FIELD(std::int32_t, clean)       /* tokens of the `pending` positions before the block */
 
 template <class T, int count>

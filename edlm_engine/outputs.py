@@ -24,6 +24,7 @@ class Generation:
     prompt_token_ids: the prompt as the model saw it.
     finish_reason: "eos", "stop" (stop id or stop string) or "length".
     confidences: per generated token, its probability when it was committed (raw logits, fp32).
+    entropies: per generated token, the entropy in nats of what was predicted there when it was committed.
     commit_steps: per generated token, the denoising step of its block that committed it, from 0.
     nfe: network function evaluations, the denoising forwards, without the prefill (as the family counts
         them).
@@ -39,6 +40,7 @@ class Generation:
     prompt_token_ids: list[int] = field(repr=False)
     finish_reason: str
     confidences: list[float] = field(repr=False)
+    entropies: list[float] = field(repr=False)
     commit_steps: list[int] = field(repr=False)
     nfe: int
     tokens_per_forward: float

@@ -99,7 +99,7 @@ def test_live_prints_brackets_as_they_are(capsys):
         def piece(self, token_id):
             return ("[red]", "[/b]")[token_id]
 
-    generation = Generation("", [0, 1], [5], "length", [0.99, 0.5], [0, 0], 1, 2.0, 1.0, None)
+    generation = Generation("", [0, 1], [5], "length", [0.99, 0.5], [0.1, 0.7], [0, 0], 1, 2.0, 1.0, None)
     chunk = Chunk(
         [0, 1], [0, 1], [0.99, 0.5], range(4), "", generation
     )  # what lies behind the end is not shown

@@ -6,6 +6,7 @@ import random
 import pytest
 from checkpoints import MASK, TEXT_IDS, config_dict, write_ar_checkpoint, write_checkpoint
 from reference import generate as reference
+from torch.distributions import Categorical
 
 from edlm_engine import Engine, SamplingParams
 from edlm_engine.checkpoints.folder import resolve
@@ -117,6 +118,10 @@ def test_autoregressive(tmp_path, shape):
         for prompt, result in zip(prompts(5), results, strict=True):
             assert_same(result, reference.generate(model, prompt, params))
             assert result.tokens_per_forward == 1
+            tokens = prompt + result.token_ids
+            hidden = reference.hidden_states(model, tokens, list(range(1, len(tokens) + 1)))
+            predicted = Categorical(logits=hidden[len(prompt) - 1 : -1] @ model.head.T)
+            assert result.entropies == pytest.approx(predicted.entropy().tolist(), abs=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -99,6 +99,7 @@ EDLM_DEVICE void unmask(const Block& b, const std::int32_t* ids, const float* st
     const std::int64_t row = s.row[c];
     b.tokens[j] = ids[row * IdColumn::count + IdColumn::chosen];
     b.confidence[j] = stats[row * StatColumn::count + StatColumn::p_chosen];
+    b.entropy[j] = stats[row * StatColumn::count + StatColumn::entropy];
     b.commit_step[j] = step;
     b.open[j] = 0;
     if (!b.slot.keep_wanted) b.wanted[j] = 0;

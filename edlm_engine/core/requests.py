@@ -47,6 +47,7 @@ class Sequence:
         self.tokens = prompt[: self.prefix]
         self.policy = request.params.commit_policy
         self.confidences: list[float] = []
+        self.entropies: list[float] = []
         self.commit_steps: list[int] = []
         self.read = 0  # leading positions of the active block that the transcript has
         self.prefills = self.denoisings = 0

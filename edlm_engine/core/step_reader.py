@@ -68,6 +68,7 @@ class StepReader:
     def _keep_statistics(self, sequence: Sequence, end: int):
         host, slot, first = self._state.host, sequence.slot, max(0, -sequence.output_start)
         sequence.confidences += host.confidence[slot, first:end].tolist()
+        sequence.entropies += host.entropy[slot, first:end].tolist()
         sequence.commit_steps += host.commit_step[slot, first:end].tolist()
 
     def _result(self, sequence: Sequence) -> Generation:
@@ -80,6 +81,7 @@ class StepReader:
             prompt_token_ids=request.prompt,
             finish_reason=transcript.finish_reason,
             confidences=sequence.confidences[:count],
+            entropies=sequence.entropies[:count],
             commit_steps=sequence.commit_steps[:count],
             nfe=sequence.denoisings,
             tokens_per_forward=count / sequence.denoisings,

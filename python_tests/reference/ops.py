@@ -212,6 +212,7 @@ def unmask(state: BlockState, ids: Tensor, stats: Tensor, first_row: Tensor) -> 
                 selected = candidates & (torch.arange(len(candidates)) == surest)
         at = torch.where(selected)[0]
         state.tokens[s, at], state.confidence[s, at] = ids[row[at], 1], stats[row[at], 4]
+        state.entropy[s, at] = stats[row[at], ops.STAT_COLUMNS["entropy"]]
         state.commit_step[s, at], state.open[s, at] = state.step[s].clone(), 0
         if not state.keep_wanted[s]:
             state.wanted[s, at] = 0
