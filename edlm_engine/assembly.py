@@ -72,6 +72,8 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
             quantization=quantization, stored=bool(checkpoint.quantization) and not dummy,
             rows=rows if device == "cuda" else 0,
         )  # fmt: skip
+    if not dummy:
+        checkpoint.check_all_read()
     checkpoint.close()
     slots = options.max_batch_size
     tokens = cache_tokens(config, slots, options.kv_cache_tokens, DTYPES[dtype], where)

@@ -13,7 +13,8 @@ class ModelConfig:
 
     max_positions: rotary positions the checkpoint was made for.
     tied_head: the LM head is the embedding matrix.
-    qkv_bias: biases on the q, k and v projections (Qwen2).
+    qkv_bias: biases on the q, k and v projections (Qwen2). out_bias, mlp_bias: on the projection behind
+        attention, and on all three of the MLP (Llama's and Qwen3's attention_bias, Llama's mlp_bias).
     qk_norm: RMS norm of every q and k head before RoPE (Qwen3).
     """
 
@@ -30,6 +31,8 @@ class ModelConfig:
     tied_head: bool
     qkv_bias: bool
     qk_norm: bool
+    out_bias: bool = False
+    mlp_bias: bool = False
 
     @property
     def q_size(self) -> int:
@@ -49,6 +52,8 @@ class ModelConfig:
         attention = self.hidden_size * (2 * self.q_size + 2 * self.kv_size)
         norms = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
         bias = self.q_size + 2 * self.kv_size if self.qkv_bias else 0
+        bias += self.hidden_size if self.out_bias else 0
+        bias += 2 * self.intermediate_size + self.hidden_size if self.mlp_bias else 0
         layer = attention + 3 * self.hidden_size * self.intermediate_size + norms + bias
         embeddings = (1 if self.tied_head else 2) * self.vocab_size * self.hidden_size
         return self.num_layers * layer + embeddings + self.hidden_size

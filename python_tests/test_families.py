@@ -84,6 +84,15 @@ def test_logits(kind, rope, tmp_path):
     assert_logits(tmp_path, model)
 
 
+@pytest.mark.parametrize(
+    ("kind", "biases"),
+    [("llama", {"attention_bias": True, "mlp_bias": True}), ("llama", {"mlp_bias": True}),
+     ("qwen3", {"attention_bias": True})],
+)  # fmt: skip
+def test_biases(kind, biases, tmp_path):
+    assert_logits(tmp_path, write(tmp_path, kind, **biases))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_defaults_are_those_of_transformers(kind, tmp_path):
     """What config.json need not say, it does not say."""
@@ -138,8 +147,6 @@ def test_scalings():
     [
         ({"kind": "mixtral", "architectures": ["MixtralForCausalLM"]}, "no such family here; known: DiffEnc"),
         ({"kind": "qwen2", "architectures": ["Qwen2ForSequenceClassification"]}, "no such family here"),
-        ({"attention_bias": True}, "attention_bias is true; these biases are not supported"),
-        ({"mlp_bias": True}, "mlp_bias is true; these biases are not supported"),
         ({"kind": "mistral", "max_position_embeddings": 8192}, "sliding_window is 4096"),
         ({"kind": "mistral", "sliding_window": 256}, "sliding_window is 256"),
         ({"rope_theta": 0}, "key 'rope_theta' must be a positive number, got 0"),

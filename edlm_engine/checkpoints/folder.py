@@ -17,6 +17,14 @@ from ..models.families import find_family
 ASSETS = Path(__file__).parents[1] / "assets"
 QUANTIZATION_KEY = "quantization_config"  # in config.json
 METHODS = {"edlm_int8": "int8", "edlm_fp8": "fp8"}  # its quant_method: what edlm quantize writes
+# Files of other quantisers, beside a config.json that may say nothing.
+FOREIGN_QUANTIZATION = {
+    "hf_quant_config.json": "ModelOpt", "quantize_config.json": "GPTQ", "quant_config.json": "AWQ",
+}  # fmt: skip
+# What old versions of transformers saved beside the weights: angles, positions, causal masks.
+_COMPUTED = re.compile(
+    r"(rotary_emb\.(inv_freq|cos_cached|sin_cached)|\bposition_ids|\.attn\.(masked_)?bias|self_attn\.bias)$"
+)
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 
@@ -96,8 +104,10 @@ class Checkpoint:
         self.folder = folder
         config_path = folder / "config.json"
         data = read_json(config_path)
+        self._refuse_foreign_quantization()
         self._files = self._index() if with_tensors else {}
         self._handles = {}
+        self._read: set[str] = set()
         reader = ConfigReader(data, config_path)
         family = find_family(reader)
         self.names = family.tensor_names(self._files)
@@ -108,6 +118,12 @@ class Checkpoint:
         eos = dict.fromkeys(decoding.eos_token_ids + self._generation_eos())
         self.decoding = replace(decoding, eos_token_ids=tuple(eos))
 
+    def _refuse_foreign_quantization(self):
+        for name, method in FOREIGN_QUANTIZATION.items():
+            if (path := self.folder / name).exists():
+                found = f"{path}: the weights are quantised by {method}, which is not supported"
+                raise CheckpointError(f"{found}; take the original ones, and quantization='int8' if you like")
+
     def _generation_eos(self) -> tuple[int, ...]:
         """eos ids of generation_config.json, which may name more than config.json does."""
         path = self.folder / "generation_config.json"
@@ -116,7 +132,7 @@ class Checkpoint:
     def _index(self) -> dict[str, Path]:
         """Tensor name -> safetensors file."""
         index_path = self.folder / "model.safetensors.index.json"
-        if index_path.exists():
+        if index_path.exists() and not (self.folder / "model.safetensors").exists():
             weight_map = read_json(index_path).get("weight_map")
             if not isinstance(weight_map, dict):
                 raise CheckpointError(f"{index_path}: key 'weight_map' is missing")
@@ -125,10 +141,26 @@ class Checkpoint:
                 if not path.exists():
                     raise CheckpointError(f"{path}: file is missing; {index_path.name} lists it")
             return files
-        paths = sorted(self.folder.glob("*.safetensors"))
+        files: dict[str, Path] = {}
+        for path in self._weight_files():
+            for name in self._open(path).keys():  # noqa: SIM118 not a dict
+                if name in files:
+                    raise CheckpointError(
+                        f"{path}: {name!r} is in {files[name].name}, too; remove one of them"
+                    )
+                files[name] = path
+        return files
+
+    def _weight_files(self) -> list[Path]:
+        """Where the tensors are if no index says it: model.safetensors, whatever lies beside it, else all.
+        Names with a leading dot are what macOS leaves on foreign disks."""
+        if (path := self.folder / "model.safetensors").exists():
+            return [path]
+        paths = sorted(path for path in self.folder.glob("*.safetensors") if not path.name.startswith("."))
+        paths = [path for path in paths if path.name != "adapter_model.safetensors"]
         if not paths:
             raise CheckpointError(f"{self.folder}: no .safetensors file (load_format='dummy' needs none)")
-        return {name: path for path in paths for name in self._open(path).keys()}  # noqa: SIM118 not a dict
+        return paths
 
     @staticmethod
     def _open(path: Path):
@@ -149,6 +181,7 @@ class Checkpoint:
     ) -> torch.Tensor:
         """The memory-mapped tensor `name`; raises unless it has `shape` (None: any), and `dtype` (None: any
         float type)."""
+        self._read.add(name)
         path = self._files.get(name)
         if path is None:
             wanted = f" of shape {list(shape)}" if shape else ""
@@ -162,11 +195,29 @@ class Checkpoint:
         if shape is not None and tuple(tensor.shape) != shape:
             got, want = list(tensor.shape), list(shape)
             raise CheckpointError(f"{path}: {name!r} has shape {got}; config.json asks for {want}")
+        if dtype is None and tensor.dtype.itemsize == 1 and tensor.is_floating_point():
+            found = f"{name!r} is {tensor.dtype}, but config.json names no quantisation that is known here"
+            raise CheckpointError(f"{path}: {found}")
         if tensor.dtype != dtype if dtype else not tensor.is_floating_point():
             raise CheckpointError(
                 f"{path}: {name!r} has dtype {tensor.dtype}; {dtype or 'a float type'} is needed"
             )
         return tensor
+
+    def unneeded(self, name: str) -> bool:
+        """Whether a tensor is none of the weights: what can be computed, and a head beside a model whose head
+        is its embedding."""
+        return bool(_COMPUTED.search(name)) or (self.model.tied_head and name == self.names.head)
+
+    def check_all_read(self):
+        """Raise CheckpointError if a tensor has not been read: the model would lack its weights."""
+        left = [name for name in self._files if name not in self._read and not self.unneeded(name)]
+        if left:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            found = f"{self._files[left[0]]}: tensor {left[0]!r}{more} has no place in the model"
+            raise CheckpointError(
+                f"{found} of config.json, of {self.model.num_layers} layers; without it texts would be wrong"
+            )
 
     def close(self):
         """Let go of the mapped files, whose pages count as this process's memory once they were read; tensors

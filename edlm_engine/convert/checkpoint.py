@@ -38,11 +38,9 @@ def load_decoder(folder: str | Path) -> tuple[Decoder, dict]:
     names = checkpoint.names
     wanted = Decoder.tensor_shapes(checkpoint.model)
     source = {name: name.replace("model.", f"{names.body}.", 1) for name in wanted}
-    source["lm_head.weight"] = names.head  # which a tied model may hold, too
-    unknown = sorted(set(checkpoint.tensor_names) - set(source.values()))
-    if unknown:
-        raise CheckpointError(f"{folder}: unknown tensor {unknown[0]!r} for this config.json")
+    source["lm_head.weight"] = names.head
     weights = {name: checkpoint.tensor(source[name], shape) for name, shape in wanted.items()}
+    checkpoint.check_all_read()
     decoder = Decoder(checkpoint.model)
     decoder.load_state_dict(weights)
     return decoder, read_json(checkpoint.folder / "config.json")

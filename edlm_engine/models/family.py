@@ -48,6 +48,8 @@ def dense_model(
     *,
     qkv_bias: bool,
     qk_norm: bool,
+    out_bias: bool = False,
+    mlp_bias: bool = False,
     tied_head: bool = False,
     head_dim: int | None = None,
     kv_heads: int | None = None,
@@ -81,6 +83,8 @@ def dense_model(
         tied_head=tied_head or reader.get("tie_word_embeddings", bool, False),
         qkv_bias=qkv_bias,
         qk_norm=qk_norm,
+        out_bias=out_bias,
+        mlp_bias=mlp_bias,
     )
 
 

@@ -23,9 +23,12 @@ class Layer:
     q_norm: torch.Tensor | None  # [head_dim]
     k_norm: torch.Tensor | None  # [head_dim]
     attention_out: Linear  # [hidden, q_size]
+    attention_out_bias: torch.Tensor | None  # [hidden]
     mlp_norm: torch.Tensor  # [hidden]
     gate_up: Linear  # [2 intermediate, hidden]
+    gate_up_bias: torch.Tensor | None  # [2 intermediate]
     down: Linear  # [hidden, intermediate]
+    down_bias: torch.Tensor | None  # [hidden]
 
 
 def activation_widths(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -108,12 +111,15 @@ class Transformer:
             )  # fmt: skip
             ops.block_attention(q, keys, values, inputs.query_blocks, cache.page_table, scale, attended)
             delta = layer.attention_out(attended.view(len(x), -1), buffers["delta"])
+            add_bias(delta, layer.attention_out_bias)
             quantized = layer.gate_up.quantized_input(len(x))
             ops.rms_norm(x, delta, layer.mlp_norm, config.rms_norm_eps, normed, *quantized)
             gate_up, activated = layer.gate_up(normed, buffers["gate_up"], quantized), buffers["activated"]
+            add_bias(gate_up, layer.gate_up_bias)
             quantized = layer.down.quantized_input(len(x))
             ops.silu_mul(gate_up, activated, *quantized)
             delta = layer.down(activated, buffers["delta"], quantized)
+            add_bias(delta, layer.down_bias)
         return self._final_norm(x, delta, inputs.head_rows)
 
     def buffers(self) -> list[torch.Tensor]:
@@ -128,6 +134,12 @@ class Transformer:
             torch.index_select(delta, 0, head_rows, out=buffers["delta"])
             ops.rms_norm(selected, buffers["delta"], self.final_norm, self.config.rms_norm_eps, normed)
         return normed
+
+
+def add_bias(x: torch.Tensor, bias: torch.Tensor | None):
+    """In place, where there is one: few models have these, so no kernel knows of them."""
+    if bias is not None:
+        x.add_(bias)
 
 
 def rope_table(config: ModelConfig) -> torch.Tensor:

@@ -13,6 +13,8 @@ from .linears import GpuChoices, QuantizedRows, make_linear
 from .quantization import DTYPES, QuantizedWeight, concatenate, quantize_weight
 from .transformer import Layer, Transformer
 
+MLP_PARTS = ("gate", "up", "down")
+
 
 class Weights:
     """A checkpoint's tensors as a model wants them.
@@ -26,15 +28,17 @@ class Weights:
         self.tensors, self.dtype, self.device = tensors, dtype, device
         self.quantized, self.stored = quantized, stored
 
-    def get(self, name: str, *shape: int) -> torch.Tensor:
+    def get(self, name: str, *shape: int, kept: bool = False) -> torch.Tensor:
+        """kept: the model uses the tensor as it is, so it must not stay mapped: the file may change, and a
+        mapping keeps what else was read through it in memory."""
         tensor = self.tensors.tensor(name, shape)
-        # a vector that stayed mapped would keep what else was read through its mapping in memory
-        return tensor.to(dtype=self.dtype, device=self.device, copy=len(shape) == 1)
+        on_cpu = torch.device(self.device).type == "cpu"
+        return tensor.to(dtype=self.dtype, device=self.device, copy=len(shape) == 1 or (kept and on_cpu))
 
-    def matrix(self, name: str, *shape: int) -> torch.Tensor | QuantizedWeight:
-        """The weight of a linear layer, [outputs, inputs]."""
+    def matrix(self, name: str, *shape: int, kept: bool = False) -> torch.Tensor | QuantizedWeight:
+        """The weight of a linear layer, [outputs, inputs]; kept: see get()."""
         if not self.quantized:
-            return self.get(name, *shape)
+            return self.get(name, *shape, kept=kept)
         if not self.stored:
             return quantize_weight(self.tensors.tensor(name, shape).to(self.device), self.quantized)
         scale = self.tensors.tensor(f"{name}_scale", shape[:1]).float()
@@ -72,7 +76,7 @@ def load_transformer(
     quantized_rows = QuantizedRows(columns, bytes_of, device, rows if quantization else 0)
     choices = GpuChoices(open_products(torch.device(device)))
     body, hidden = names.body, config.hidden_size
-    embedding = weights.get(f"{body}.embed_tokens.weight", config.vocab_size, hidden)
+    embedding = weights.get(f"{body}.embed_tokens.weight", config.vocab_size, hidden, kept=True)
     tensors.close()
     head = _load_head(
         config, weights, names, embedding, quantized_rows
@@ -94,7 +98,7 @@ def _load_head(
     if tied and not weights.quantized:
         return Head(embedding)
     name = f"{names.body}.embed_tokens.weight" if tied else names.head
-    matrix = weights.matrix(name, config.vocab_size, config.hidden_size)
+    matrix = weights.matrix(name, config.vocab_size, config.hidden_size, kept=True)
     return QuantizedHead(matrix, quantized_rows) if isinstance(matrix, QuantizedWeight) else Head(matrix)
 
 
@@ -108,20 +112,27 @@ def _load_layer(
     def norm(name: str):
         return get(f"{attention}{name}.weight", config.head_dim) if config.qk_norm else None
 
+    def bias(there: bool, **sizes: int):
+        """Of projections, one behind the other."""
+        names = {name: f"{mlp if name in MLP_PARTS else attention}{name}_proj.bias" for name in sizes}
+        return torch.cat([get(names[name], size) for name, size in sizes.items()]) if there else None
+
     def linear(name: str, outputs: int, inputs: int):
         return make_linear(weights.matrix(name, outputs, inputs), quantized_rows, choices)
 
     qkv = weights.merged([(f"{attention}{p}_proj.weight", n) for p, n in sizes.items()], hidden)
     gate_up = weights.merged([(f"{mlp}{p}_proj.weight", inner) for p in ("gate", "up")], hidden)
-    bias = [get(f"{attention}{p}_proj.bias", n) for p, n in sizes.items()] if config.qkv_bias else None
     return Layer(
         input_norm=get(f"{prefix}input_layernorm.weight", hidden),
         qkv=make_linear(qkv, quantized_rows, choices),
-        qkv_bias=None if bias is None else torch.cat(bias),
+        qkv_bias=bias(config.qkv_bias, **sizes),
         q_norm=norm("q_norm"),
         k_norm=norm("k_norm"),
         attention_out=linear(f"{attention}o_proj.weight", hidden, config.q_size),
+        attention_out_bias=bias(config.out_bias, o=hidden),
         mlp_norm=get(f"{prefix}post_attention_layernorm.weight", hidden),
         gate_up=make_linear(gate_up, quantized_rows, choices),
+        gate_up_bias=bias(config.mlp_bias, gate=inner, up=inner),
         down=linear(f"{mlp}down_proj.weight", hidden, inner),
+        down_bias=bias(config.mlp_bias, down=hidden),
     )

@@ -59,10 +59,13 @@ def _quantised(
     """The tensors of the new checkpoint, one after the other."""
     head, embedding = checkpoint.names.head, f"{checkpoint.names.body}.embed_tokens.weight"
     for name in checkpoint.tensor_names:
+        if checkpoint.unneeded(name):
+            tick()
+            continue
         tensor = checkpoint.tensor(name)
         if not _is_matrix(checkpoint, name):
             yield name, tensor.clone()
-        if _is_matrix(checkpoint, name) or (name == embedding and head not in checkpoint.tensor_names):
+        if _is_matrix(checkpoint, name) or (name == embedding and checkpoint.model.tied_head):
             weight = quantize_weight(tensor, DTYPES[kind])
             if not weight.scale.isfinite().all():
                 raise CheckpointError(f"{checkpoint.folder}: tensor {name!r} holds NaN or infinite weights")

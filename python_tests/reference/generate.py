@@ -56,8 +56,8 @@ def hidden_states(model: Model, tokens: list[int], kv_len: list[int]) -> torch.T
         p = f"{model.body}.layers.{i}."
         x = x + _attention(model, _norm(x, w[p + "input_layernorm.weight"], config), p + "self_attn.", sees)
         y = _norm(x, w[p + "post_attention_layernorm.weight"], config)
-        gate, up = y @ w[p + "mlp.gate_proj.weight"].T, y @ w[p + "mlp.up_proj.weight"].T
-        x = x + (torch.nn.functional.silu(gate) * up) @ w[p + "mlp.down_proj.weight"].T
+        gate, up = _project(w, p + "mlp.gate_proj", y), _project(w, p + "mlp.up_proj", y)
+        x = x + _project(w, p + "mlp.down_proj", torch.nn.functional.silu(gate) * up)
     return _norm(x, w[f"{model.body}.norm.weight"], config)
 
 
@@ -69,10 +69,7 @@ def _attention(model: Model, x, prefix: str, sees) -> torch.Tensor:
     config, w, n = model.config, model.weights, len(x)
 
     def heads(name: str, count: int):
-        y = x @ w[f"{prefix}{name}_proj.weight"].T
-        if config.qkv_bias:
-            y = y + w[f"{prefix}{name}_proj.bias"]
-        y = y.view(n, count, config.head_dim)
+        y = _project(w, f"{prefix}{name}_proj", x).view(n, count, config.head_dim)
         if config.qk_norm and name != "v":
             y = _norm(y, w[f"{prefix}{name}_norm.weight"], config)
         return (y if name == "v" else rotate(y, _angles(n, config))).transpose(0, 1)
@@ -82,7 +79,12 @@ def _attention(model: Model, x, prefix: str, sees) -> torch.Tensor:
     k, v = k.repeat_interleave(group, 0), v.repeat_interleave(group, 0)
     scores = (q @ k.transpose(1, 2)) * config.head_dim**-0.5
     out = scores.masked_fill(~sees, -torch.inf).softmax(-1) @ v
-    return out.transpose(0, 1).reshape(n, -1) @ w[f"{prefix}o_proj.weight"].T
+    return _project(w, f"{prefix}o_proj", out.transpose(0, 1).reshape(n, -1))
+
+
+def _project(weights: dict, name: str, x) -> torch.Tensor:
+    y = x @ weights[f"{name}.weight"].T
+    return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
 
 
 def _angles(count: int, config: ModelConfig) -> torch.Tensor:

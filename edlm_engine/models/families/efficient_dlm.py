@@ -29,15 +29,20 @@ def tensor_names(names: Container[str]) -> TensorNames:
 
 
 def read(reader: ConfigReader, names: Container[str] | None) -> tuple[ModelConfig, DecodingConfig]:
+    out_bias = mlp_bias = tied = False
     if names is None:
         bias = reader.get("attention_bias", bool, False)
-        norm, tied = reader.get("qk_norm", bool, not bias), False
+        norm = reader.get("qk_norm", bool, not bias)
     else:  # the tensors know what the config file need not say
         found = tensor_names(names)
-        attention = f"{found.body}.layers.0.self_attn."
-        bias, norm = f"{attention}q_proj.bias" in names, f"{attention}q_norm.weight" in names
+        layer = f"{found.body}.layers.0."
+        bias, norm = f"{layer}self_attn.q_proj.bias" in names, f"{layer}self_attn.q_norm.weight" in names
+        out_bias, mlp_bias = f"{layer}self_attn.o_proj.bias" in names, f"{layer}mlp.down_proj.bias" in names
         tied = found.head not in names
-    return dense_model(reader, qkv_bias=bias, qk_norm=norm, tied_head=tied), _decoding(reader)
+    model = dense_model(
+        reader, qkv_bias=bias, out_bias=out_bias, mlp_bias=mlp_bias, qk_norm=norm, tied_head=tied
+    )
+    return model, _decoding(reader)
 
 
 def _decoding(reader: ConfigReader) -> DecodingConfig:

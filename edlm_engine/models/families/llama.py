@@ -1,13 +1,14 @@
-"""Llama 2 and 3 (arXiv 2407.21783): neither biases nor norms in attention."""
+"""Llama 2 and 3 (arXiv 2407.21783): no norms in attention, and biases only where the config asks for them."""
 
 from ..family import Family, autoregressive, dense_model
 
 
 def read(reader, names):
-    for key in ("attention_bias", "mlp_bias"):
-        if reader.get(key, bool, False):
-            raise reader.error(f"{key} is true; these biases are not supported")
-    return dense_model(reader, qkv_bias=False, qk_norm=False, max_positions=2048), autoregressive(reader)
+    attention, mlp = (reader.get(key, bool, False) for key in ("attention_bias", "mlp_bias"))
+    model = dense_model(
+        reader, qkv_bias=attention, out_bias=attention, mlp_bias=mlp, qk_norm=False, max_positions=2048
+    )
+    return model, autoregressive(reader)
 
 
 FAMILY = Family(("LlamaForCausalLM",), ("llama",), read)
