@@ -37,7 +37,7 @@ STABLE_TORCH_LIBRARY(edlm, m) {
   m.impl("row_stats", TORCH_BOX(&edlm::row_stats)); \
   m.impl("row_stats_quantized", TORCH_BOX(&edlm::row_stats_quantized)); \
   m.impl("unmask", TORCH_BOX(&edlm::unmask)); \
-  m.impl("advance", TORCH_BOX(&edlm::advance))
+  m.impl("advance", TORCH_BOX(&edlm::advance));
 
 STABLE_TORCH_LIBRARY_IMPL(edlm, CPU, m) { EDLM_REGISTER_OPS(m) }
 
