@@ -76,7 +76,7 @@ def test_observers_come_and_go(folder, stepping):
     """Several see the same moments, in order and each with its end; afterwards nobody is told anything."""
     one, other = Noted(), Noted()
     with Engine(folder, dtype="float32", stepping=stepping) as engine:
-        engine.generate([5, 9], max_new_tokens=20)
+        Meter(engine).run([[5, 9]], max_new_tokens=20)  # comes back when its last moment has ended
         with engine.observe(one), engine.observe(other):
             Meter(engine).run([[5, 9]], max_new_tokens=20)
         seen = list(one.told)
