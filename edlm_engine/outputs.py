@@ -56,8 +56,7 @@ class Chunk:
         They never change afterwards, but are not contiguous inside a block.
     token_ids, confidences: of those positions.
     block: output positions of the active block.
-    text: the finished text so far: everything before the first position still masked, without a tail
-        that may yet turn out to be part of a stop string or of an unfinished character.
+    delta: the text that this step has finished; joined, the deltas of all chunks are the text.
     generation: the whole result, in the last chunk only.
     """
 
@@ -65,5 +64,14 @@ class Chunk:
     token_ids: list[int]
     confidences: list[float]
     block: range
-    text: str
+    delta: str = ""
     generation: Generation | None = None
+    # The request's text in pieces, shared by its chunks: a text each would take memory by its square.
+    _pieces: list[str] = field(default_factory=list, repr=False, compare=False)
+    _count: int = field(default=0, repr=False, compare=False)
+
+    @property
+    def text(self) -> str:
+        """The finished text so far: everything before the first position still masked, without a tail that
+        may yet turn out to be part of a stop string or of an unfinished character. Only grows."""
+        return "".join(self._pieces[: self._count])

@@ -33,3 +33,17 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model(tmp_path_factory):
+    import sentencepiece
+
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    text = ["the cat sat on the mat", "a block of masks turns into text", "numbers 0123456789"] * 20
+    (folder / "text").write_text("\n".join(text))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text"), model_prefix=str(folder / "tokenizer"), vocab_size=300, model_type="bpe",
+        byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    return (folder / "tokenizer.model").read_bytes()

@@ -20,20 +20,6 @@ def write_config(folder, **config):
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-@pytest.fixture(scope="module")
-def sentencepiece_model(tmp_path_factory):
-    import sentencepiece
-
-    folder = tmp_path_factory.mktemp("sentencepiece")
-    text = ["the cat sat on the mat", "a block of masks turns into text", "numbers 0123456789"] * 20
-    (folder / "text").write_text("\n".join(text))
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text"), model_prefix=str(folder / "tokenizer"), vocab_size=300, model_type="bpe",
-        byte_fallback=True, hard_vocab_limit=False, minloglevel=2,
-    )  # fmt: skip
-    return (folder / "tokenizer.model").read_bytes()
-
-
 def test_json_tokenizer(tmp_path):
     write_tokenizer(tmp_path)
     tokenizer = load_tokenizer(tmp_path)
@@ -51,6 +37,63 @@ def test_truncation_and_padding_of_the_file_are_ignored(tmp_path):
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert load_tokenizer(tmp_path).encode("w1 w2 w3 w4 w5 w6") == [1, 2, 3, 4, 5, 6]
     assert load_tokenizer(tmp_path).encode("w1") == [1]
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\udcff", "x" * 20000 + "\udfff"])
+@pytest.mark.parametrize("kind", ("json", "sentencepiece"))
+def test_half_a_surrogate_pair_is_no_text(tmp_path, sentencepiece_model, kind, text):
+    if kind == "json":
+        write_tokenizer(tmp_path)
+    else:
+        (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model)
+    message = rf"character {len(text) - 1} is the lone surrogate '\\ud..."
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(tmp_path).encode(text)
+
+
+def changed_tokenizer(folder, **changes):
+    write_tokenizer(folder)
+    data = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(data | changes))
+
+
+def test_a_panic_of_the_library_is_an_ordinary_error(tmp_path):
+    model = {"type": "WordLevel", "vocab": {"w": 0, "5": 5}, "unk_token": "w"}
+    strip = {"type": "Strip", "content": "5", "start": 1, "stop": 1}
+    changed_tokenizer(tmp_path, model=model, decoder=strip)
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.decode([0]) == "w"
+    with pytest.raises(ValueError, match="the tokenizer cannot decode the tokens: "):
+        tokenizer.decode([5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        (
+            {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]],
+                       "continuing_subword_prefix": "##"}},
+            "model.continuing_subword_prefix",
+        ),
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "//////8="}}, "precompiled_charsmap"),
+        (
+            {"normalizer": {"type": "Sequence", "normalizers": [
+                {"type": "Precompiled", "precompiled_charsmap": "AA"}]}},
+            "precompiled_charsmap",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_abort_the_process_is_refused(tmp_path, changes, key):
+    changed_tokenizer(tmp_path, **changes)
+    with pytest.raises(CheckpointError, match=rf"tokenizer\.json: key '.*{key}'"):
+        load_tokenizer(tmp_path)
+
+
+def test_long_texts_are_cut_as_short_ones(tmp_path):
+    write_tokenizer(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    text = "w5 w126 nonsense " * 4000
+    assert tokenizer.encode(text) == tokenizer.encode("w5 w126 nonsense ") * 4000
 
 
 @pytest.mark.parametrize("name", ("tokenizer.json", "tokenizer.model"))

@@ -15,9 +15,11 @@ EOS = 0
 class Bytes:
     """Token i is byte i; 0 and 1 are special, and skipped as tokenizers skip special tokens."""
 
-    vocab_size = 256
+    vocab_size, longest_piece = 256, 1
+    special = {0: "<eos>", 1: "<end>"}  # noqa: RUF012
+    byte_ids = frozenset()
 
-    def encode(self, text):
+    def encode(self, text, *, special=True):
         return list(text.encode())
 
     def decode(self, token_ids):
@@ -150,3 +152,55 @@ def test_text_only_grows_and_does_not_depend_on_the_steps(text, stop, data):
     assert (stepwise.text(), stepwise.token_ids) == (at_once.text(), at_once.token_ids)
     assert not any(s in stepwise.text() for s in stop)
     assert text.startswith(stepwise.text())
+
+
+END = 1  # the special token "<end>"
+
+
+@pytest.mark.parametrize(
+    ("stop", "ids", "text", "count"),
+    [
+        ("<end>", [97, 98, END, 99], "ab", 3),  # a special token by its name
+        ("b<end>", [97, 98, END, 99], "a", 3),  # and with text before it
+        ("<end>c", [97, END, 98, END, 99, 100], "ab", 5),
+        ("end>", [97, END, 98], "a", 2),
+        (["d", "<end>"], [97, 98, END, 100], "ab", 3),
+    ],
+)
+@pytest.mark.parametrize("at_once", (True, False))
+def test_special_tokens_in_stop_strings(stop, ids, text, count, at_once):
+    record = transcript(stop=stop)
+    feed(record, *([ids] if at_once else [[token] for token in ids]))
+    assert (record.text(), record.token_ids, record.finish_reason) == (text, ids[:count], "stop")
+
+
+def test_special_tokens_that_complete_no_stop_string_are_no_text():
+    record = transcript(stop=["<end>x", "never"])
+    shown = feed(record, [97, END], [98, END], [EOS])
+    assert shown == ["a", "ab", "ab"] and record.finish_reason == "eos"
+
+
+class ByteTokens(Bytes):
+    """Token i is byte i, and those from 128 on become text only when another token follows."""
+
+    byte_ids = frozenset(range(128, 256))
+
+
+def test_a_stop_string_of_byte_tokens_ends_with_the_token_that_completed_it():
+    record = Transcript(SamplingParams(stop="é"), (EOS,), ByteTokens())
+    record.extend(list("aéàb".encode()))
+    assert (record.text(), bytes(record.token_ids).decode(), record.finish_reason) == ("a", "aé", "stop")
+    record = Transcript(SamplingParams(stop="é"), (EOS,), ByteTokens())
+    record.extend([*"éà".encode(), EOS])
+    assert (record.text(), bytes(record.token_ids).decode(), record.finish_reason) == ("", "é", "stop")
+
+
+def test_what_is_taken_adds_up_to_the_text():
+    for stop in ((), ("never",)):
+        record = transcript(stop=stop)
+        taken = []
+        for piece in ("ab", "c€", "", "de"):
+            record.extend(list(piece.encode()))
+            taken.append(record.take())
+        record.extend([EOS])
+        assert taken == ["ab", "c€", "", "de"] and record.take() == "" and record.text() == "abc€de"

@@ -1,18 +1,32 @@
 """Text to token ids and back, and chat templates."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import CheckpointError
-from .folder import read_json
+from .added_tokens import tokenizer_config
+from .json_tokenizer import JsonTokenizer
+from .sentencepiece_tokenizer import SentencePieceTokenizer
 
 
 class Tokenizer(Protocol):
-    """What the engine needs of a tokenizer."""
+    """What the engine needs of a tokenizer.
+
+    vocab_size: ids below it have a token. special: ids that are no part of decoded text, and their names.
+    byte_ids: tokens that stand for single bytes, of which a character shows once all of its bytes have come.
+    longest_piece: characters of the longest token.
+    """
 
     vocab_size: int
+    special: Mapping[int, str]
+    byte_ids: frozenset[int]
+    longest_piece: int
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """special: with the tokens that the tokenizer puts around a text. Tokens that the text spells out are
+        found either way. Raises ValueError for a text that is no Unicode."""
+        ...
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of `token_ids`, special tokens skipped."""
@@ -23,69 +37,15 @@ class Tokenizer(Protocol):
         ...
 
 
-class JsonTokenizer:
-    """tokenizer.json, through the tokenizers library."""
-
-    def __init__(self, path: Path):
-        import tokenizers
-
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises plain Exception
-            raise CheckpointError(f"{path}: cannot be read as a tokenizer: {error}") from error
-        # training-time settings that a tokenizer.json may carry would cut or fill up prompts
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self.vocab_size = self._tokenizer.get_vocab_size()
-
-    def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text).ids
-
-    def decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
-
-    def piece(self, token_id: int) -> str:
-        return self._tokenizer.decode([token_id], skip_special_tokens=False)
-
-
-class SentencePieceTokenizer:
-    """tokenizer.model, through sentencepiece; bos as tokenizer_config.json's add_bos_token says."""
-
-    def __init__(self, path: Path, add_bos: bool):
-        import sentencepiece
-
-        try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        except (RuntimeError, OSError) as error:
-            raise CheckpointError(f"{path}: cannot be read as a sentencepiece model: {error}") from error
-        self._add_bos = add_bos
-        self.vocab_size = self._processor.vocab_size()
-
-    def encode(self, text: str) -> list[int]:
-        return self._processor.encode(text, add_bos=self._add_bos)
-
-    def decode(self, token_ids: list[int]) -> str:
-        processor = self._processor
-        return processor.decode([i for i in token_ids if i < self.vocab_size and not processor.is_control(i)])
-
-    def piece(self, token_id: int) -> str:
-        known = token_id < self.vocab_size
-        return self._processor.id_to_piece(token_id).replace("\u2581", " ") if known else ""
-
-
 def load_tokenizer(folder: Path) -> Tokenizer | None:
     """The folder's tokenizer; None when it has no tokenizer file (token ids in, token ids out)."""
     if (folder / "tokenizer.json").exists():
-        return JsonTokenizer(folder / "tokenizer.json")
+        return JsonTokenizer.from_file(folder / "tokenizer.json")
     if (folder / "tokenizer.model").exists():
-        add_bos = bool(_tokenizer_config(folder).get("add_bos_token", False))
-        return SentencePieceTokenizer(folder / "tokenizer.model", add_bos)
+        return SentencePieceTokenizer(folder / "tokenizer.model")
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        return JsonTokenizer.from_vocabulary(folder)
     return None
-
-
-def _tokenizer_config(folder: Path) -> dict:
-    path = folder / "tokenizer_config.json"
-    return read_json(path) if path.exists() else {}
 
 
 class ChatTemplate:
@@ -124,7 +84,7 @@ def _raise(message: str):
 
 def load_chat_template(folder: Path) -> ChatTemplate | None:
     """chat_template.jinja, or the one in tokenizer_config.json; None when there is neither."""
-    config = _tokenizer_config(folder)
+    config = tokenizer_config(folder)
     variables = {key: _token_text(config.get(key)) for key in ("bos_token", "eos_token")}
     jinja = folder / "chat_template.jinja"
     if jinja.exists():

@@ -56,13 +56,16 @@ class StepReader:
         new = np.flatnonzero(done & (host.commit_step[slot, :length] == host.step[slot] - 1))
         if generation:
             new = new[new + start < len(generation.token_ids)]
+        transcript = sequence.request.transcript
         return Chunk(
             positions=(new + start).tolist(),
             token_ids=host.tokens[slot][new].tolist(),
             confidences=host.confidence[slot][new].tolist(),
             block=range(max(0, start), start + length),
-            text=generation.text if generation else sequence.request.transcript.text(),
+            delta=transcript.take(),
             generation=generation,
+            _pieces=transcript.pieces,
+            _count=transcript.taken,
         )
 
     def _keep_statistics(self, sequence: Sequence, end: int):

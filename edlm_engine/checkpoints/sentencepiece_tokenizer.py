@@ -1,0 +1,111 @@
+"""tokenizer.model, through sentencepiece."""
+
+import re
+from itertools import groupby
+from pathlib import Path
+
+import sentencepiece
+
+from ..errors import CheckpointError
+from .added_tokens import AddedToken, read_added_tokens, read_special_tokens, tokenizer_config
+from .text import check_text
+
+# A message of the protocol buffer that is put behind the model's own and wins over it: field 3, the
+# normaliser, with its fields 3 (add_dummy_prefix) and 4 (remove_extra_whitespaces) off.
+_NO_PREFIX = b"\x1a\x04\x18\x00\x20\x00"
+_SPACE = "\u2581"
+
+
+class SentencePieceTokenizer:
+    """A sentencepiece model with added tokens.
+
+    Added tokens (added_tokens.json, tokenizer_config.json) are looked for first; what lies between them is
+    cut into pieces, with a space in front where tokenizer_config.json's `legacy` says so or the text begins.
+    bos and eos as its add_bos_token and add_eos_token say.
+    """
+
+    def __init__(self, path: Path):
+        config = tokenizer_config(path.parent)
+        try:
+            data = path.read_bytes()
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
+            self._within = sentencepiece.SentencePieceProcessor(model_proto=data + _NO_PREFIX)
+        except (RuntimeError, OSError) as error:
+            raise CheckpointError(f"{path}: cannot be read as a sentencepiece model: {error}") from error
+        processor, self._pieces = self._processor, self._processor.vocab_size()
+        llama = str(config.get("tokenizer_class", "")).startswith("LlamaTokenizer")
+        self._legacy = bool(config.get("legacy", not llama))
+        self._bos = [processor.bos_id()] if config.get("add_bos_token") and processor.bos_id() >= 0 else []
+        self._eos = [processor.eos_id()] if config.get("add_eos_token") and processor.eos_id() >= 0 else []
+        self._added = self._place(read_added_tokens(path.parent), read_special_tokens(path.parent), path)
+        self._of_id = {token.id: token for token in self._added.values()}
+        self._split = _finder(list(self._added.values()))
+        self.vocab_size = max([self._pieces, *(number + 1 for number in self._of_id)])
+        controls = {i: processor.id_to_piece(i) for i in range(self._pieces) if processor.is_control(i)}
+        self.special = controls | {t.id: t.content for t in self._of_id.values() if t.special}
+        self.byte_ids = frozenset(i for i in range(self._pieces) if processor.is_byte(i))
+        self.longest_piece = max(
+            [len(processor.id_to_piece(i)) for i in range(self._pieces)] + [len(c) for c in self._added]
+        )
+
+    def _place(self, added: list[AddedToken], special: list[AddedToken], path: Path) -> dict[str, AddedToken]:
+        """Added tokens by content, each with its id."""
+        unknown = self._processor.unk_id()
+        placed: dict[str, AddedToken] = {}
+        for token in [*added, *(t for t in special if t.content not in {a.content for a in added})]:
+            number = self._processor.piece_to_id(token.content)
+            known = number != unknown or token.content == self._processor.id_to_piece(unknown)
+            if token.id is None:
+                if not known:  # named, but no token of the model: texts that hold it are cut into pieces
+                    continue
+                flags = (token.special, token.lstrip, token.rstrip, token.single_word, token.normalized)
+                token = AddedToken(token.content, number, *flags)
+            elif token.id < self._pieces and self._processor.id_to_piece(token.id) != token.content:
+                piece = self._processor.id_to_piece(token.id)
+                raise CheckpointError(
+                    f"{path}: token {token.id} is {piece!r}, in the files beside it {token.content!r:.80}"
+                )
+            placed[token.content] = token
+        return placed
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        check_text(text)
+        ids: list[int] = []
+        begins = True
+        for part in self._split.split(text) if self._split else [text]:
+            token = self._added.get(part) or self._added.get(part.strip())
+            if token and self._split:
+                ids.append(token.id)
+            elif part:
+                prefixed = begins or self._legacy
+                ids += (self._processor if prefixed else self._within).encode(part)
+            begins = begins and not part
+        return [*self._bos, *ids, *self._eos] if special else ids
+
+    def decode(self, token_ids: list[int]) -> str:
+        shown = [i for i in token_ids if i not in self.special and (i < self._pieces or i in self._of_id)]
+        text: list[str] = []
+        for added, group in groupby(shown, key=self._of_id.__contains__):
+            if added:
+                text += [self._of_id[i].content for i in group]
+            else:
+                text.append((self._within if text else self._processor).decode(list(group)))
+        return "".join(text)
+
+    def piece(self, token_id: int) -> str:
+        if token_id in self._of_id:
+            return self._of_id[token_id].content
+        known = 0 <= token_id < self._pieces
+        return self._processor.id_to_piece(token_id).replace(_SPACE, " ") if known else ""
+
+
+def _finder(tokens: list[AddedToken]) -> re.Pattern | None:
+    """What splits a text at the added tokens, which stay as parts; the longest wins where several fit."""
+    if not tokens:
+        return None
+    longest_first = sorted(tokens, key=lambda token: -len(token.content))
+    patterns = [
+        r"\s*" * t.lstrip + (r"\b" * t.single_word).join(["", re.escape(t.content), ""]) + r"\s*" * t.rstrip
+        for t in longest_first
+    ]
+    return re.compile(f"({'|'.join(patterns)})")

@@ -1,0 +1,35 @@
+"""Stop strings against what str.find says."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edlm_engine.core.stop_strings import StopStrings
+
+SHORT = st.text("ab", min_size=1, max_size=4)
+
+
+@given(st.text("ab", max_size=30), st.lists(SHORT, min_size=1, max_size=4), st.lists(st.integers(1, 9)))
+def test_the_first_to_end_the_longest_of_those(text, strings, sizes):
+    """For a text in pieces of any sizes."""
+    ends = [n for n in range(1, len(text) + 1) if text[:n].endswith(tuple(strings))]
+    finder, at = StopStrings(strings), 0
+    for size in [*sizes, len(text)]:
+        piece = text[at : at + size]
+        found = finder.feed(piece)
+        if ends and ends[0] <= at + len(piece):
+            end = ends[0]
+            begin = min(end - len(s) for s in strings if text[:end].endswith(s))
+            assert found == (begin - at, end - at)
+            return
+        at += len(piece)
+        assert found is None
+        prefixes = {s[:n] for s in strings for n in range(len(s))}
+        assert finder.pending == max(len(p) for p in prefixes if text[:at].endswith(p))
+    assert not ends
+
+
+def test_strings_that_begin_alike():
+    finder = StopStrings([f"{'a' * 20}{i}" for i in range(1000)])
+    assert finder.feed("a" * 1000) is None and finder.pending == 20
+    assert finder.feed("b") is None and finder.pending == 0
+    assert finder.feed("a" * 20) is None and finder.feed("999") == (-20, 1)
