@@ -1,13 +1,27 @@
 """A fast engine for block-diffusion language models of the Efficient-DLM kind."""
 
-import os
-import sys
+import logging
+from typing import TYPE_CHECKING
 
-# GNU OpenMP's default barrier spins; beside another busy process on the same cores it makes a forward
-# about 15 times slower. libgomp reads the policy once, when torch loads it; set later, it would only make
-# `edlm info` claim what is not so.
-if "torch" not in sys.modules:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+from .hardware.openmp import load_passive
+
+if TYPE_CHECKING:
+    from .core.statistics import EngineStats
+    from .engine import Engine
+    from .errors import (
+        CapacityError,
+        CheckpointError,
+        EngineBusyError,
+        EngineClosedError,
+        NumericalError,
+        RequestTimeoutError,
+    )
+    from .outputs import Chunk, Forwards, Generation
+    from .params import SamplingParams
+
+load_passive()
+# Silent unless the program says otherwise, as libraries are.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 __all__ = [
@@ -15,28 +29,28 @@ __all__ = [
     "CheckpointError",
     "Chunk",
     "Engine",
+    "EngineBusyError",
     "EngineClosedError",
+    "EngineStats",
+    "Forwards",
     "Generation",
     "NumericalError",
+    "RequestTimeoutError",
     "SamplingParams",
 ]
 
-_HOME = {
-    "Engine": "engine",
-    "SamplingParams": "params",
-    "Generation": "outputs",
-    "Chunk": "outputs",
-    "CapacityError": "errors",
-    "CheckpointError": "errors",
-    "EngineClosedError": "errors",
-    "NumericalError": "errors",
-}
+_HOME = {"Engine": "engine", "SamplingParams": "params", "EngineStats": "core.statistics"}
+_HOME |= dict.fromkeys(("Chunk", "Forwards", "Generation"), "outputs")
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> object:
     # importing torch takes a second or two: only when something that needs it is asked for
-    if name in _HOME:
+    if name in __all__:
         from importlib import import_module
 
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
+        return getattr(import_module(f".{_HOME.get(name, 'errors')}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

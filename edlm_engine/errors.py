@@ -14,4 +14,12 @@ class NumericalError(RuntimeError):
 
 
 class EngineClosedError(RuntimeError):
-    """The engine was closed before the request finished."""
+    """The engine was closed, or broke down, before the request finished."""
+
+
+class EngineBusyError(RuntimeError):
+    """As many requests wait as Engine(max_waiting=...) allows; try again later."""
+
+
+class RequestTimeoutError(TimeoutError):
+    """The request did not finish within its timeout."""

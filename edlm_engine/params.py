@@ -1,43 +1,50 @@
 """What one request may choose."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
+
 from .steps.policies import Policy, Schedule, Threshold, parse
-from .steps.policies.policy import number
+from .steps.policies.policy import number, settle
 
 DEFAULT_THRESHOLD = 0.9
-MAX_TEMPERATURE = 1e4  # far beyond use; keeps the fp32 quotient of logits and temperature sound
+DEFAULT_NEW_TOKENS = 128
+# Far beyond use on both sides; they keep the fp32 quotient of logits and temperature sound.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-30, 1e4
+MAX_STOPS, MAX_STOP_CHARACTERS, MAX_STOP_IDS = 256, 16384, 4096  # of a request, in all
 
 
 def _items(name, value) -> tuple:
-    if not isinstance(value, Iterable):
-        raise ValueError(f"{name} must be a sequence, got {value!r}")
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(value, Iterable) or isinstance(value, bytes):
+        raise ValueError(f"{name} must be a sequence, got {value!r:.80}")
     return tuple(value)
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one request is decoded.
+    """How one request is decoded. None stands for the default everywhere; only threshold=None has a meaning.
 
-    max_new_tokens: most tokens to generate; the last block is cut to what is left of it.
+    max_new_tokens: most tokens to generate; the last block is cut to what is left of it. None: 128, or fewer
+        where the prompt leaves less room; a number that does not fit is an error.
     policy: which of the open positions a denoising step commits, one of edlm_engine.policies or its text form
         ("entropy_bound:0.15"). None: what the next two say.
     threshold, steps_per_block: the short forms of Threshold(threshold, max_steps=steps_per_block) and, with
         threshold None, of Schedule(steps_per_block).
     block_length: positions that are denoised together; None: the engine's, which is also the most.
     temperature: 0 is greedy. Above, tokens are drawn by Gumbel-max, argmax(logits / T + g).
-    top_k, top_p: restrict what is drawn at temperature > 0 (0 and 1.0: no restriction).
+    top_k, top_p: restrict what is drawn at temperature > 0 (0 or -1, and 1.0: no restriction).
     seed: keys the random numbers, with the absolute position and the step; None draws a fresh seed.
-    stop: strings that end the text, which is cut before them.
-    stop_token_ids: token ids that end the sequence, beside the checkpoint's eos ids.
+    stop: strings that end the text, which is cut before them; names of special tokens count, too. At most 256
+        of 16,384 characters together.
+    stop_token_ids: token ids that end the sequence, beside the checkpoint's eos ids; at most 4096.
     ignore_eos: go on to max_new_tokens whatever the model says (benchmarks).
 
     Raises ValueError naming the field when a value is out of range.
     """
 
-    max_new_tokens: int = 128
+    max_new_tokens: int | None = None
     policy: Policy | str | None = None
     threshold: float | None = DEFAULT_THRESHOLD
     steps_per_block: int | None = None
@@ -51,41 +58,60 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self):
-        number("max_new_tokens", self.max_new_tokens, 1, math.inf, integer=True)
-        if self.block_length is not None:
-            number("block_length", self.block_length, 1, integer=True)
+        for field in fields(self):
+            if getattr(self, field.name) is None and field.name != "threshold":
+                self._set(field.name, field.default)
+        for name in ("max_new_tokens", "block_length"):
+            if getattr(self, name) is not None:
+                settle(self, name, 1, 2**31 - 1, integer=True)
         self._check_policy()
-        number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
-        number("top_k", self.top_k, 0, 2**31 - 1, integer=True)
-        number("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        settle(self, "temperature", 0.0, MAX_TEMPERATURE)
+        if self.temperature < MIN_TEMPERATURE:
+            self._set("temperature", 0.0)
+        settle(self, "top_k", -1, 2**31 - 1, integer=True)
+        self._set("top_k", max(0, self.top_k))
+        settle(self, "top_p", 0.0, 1.0, open_low=True)
         if self.seed is not None:
-            number("seed", self.seed, 0, 2**63 - 1, integer=True)
-        # a frozen dataclass is normalised through object.__setattr__
-        stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
-        object.__setattr__(self, "stop", stop)
-        object.__setattr__(self, "stop_token_ids", _items("stop_token_ids", self.stop_token_ids))
+            settle(self, "seed", 0, 2**63 - 1, integer=True)
+        self._check_stops()
+        if not isinstance(self.ignore_eos, bool | np.bool_):
+            raise ValueError(f"ignore_eos must be True or False, got {self.ignore_eos!r:.80}")
+        self._set("ignore_eos", bool(self.ignore_eos))
+
+    def _set(self, name: str, value):
+        object.__setattr__(self, name, value)  # a frozen dataclass is normalised this way
+
+    def _check_stops(self):
+        self._set("stop", (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop))
         for index, text in enumerate(self.stop):
             if not isinstance(text, str) or not text:
-                raise ValueError(f"stop[{index}] must be a non-empty string, got {text!r}")
-        for index, token in enumerate(self.stop_token_ids):
-            number(f"stop_token_ids[{index}]", token, 0, 2**31 - 1, integer=True)
+                raise ValueError(f"stop[{index}] must be a non-empty string, got {text!r:.80}")
+        characters = sum(map(len, self.stop))
+        if len(self.stop) > MAX_STOPS or characters > MAX_STOP_CHARACTERS:
+            allowed = f"{MAX_STOPS} strings of {MAX_STOP_CHARACTERS} characters together"
+            raise ValueError(f"stop: {len(self.stop)} strings of {characters} characters; at most {allowed}")
+        ids = _items("stop_token_ids", self.stop_token_ids)
+        if len(ids) > MAX_STOP_IDS:
+            raise ValueError(f"stop_token_ids: {len(ids)} ids; at most {MAX_STOP_IDS}")
+        plain = (number(f"stop_token_ids[{i}]", t, 0, 2**31 - 1, integer=True) for i, t in enumerate(ids))
+        self._set("stop_token_ids", tuple(plain))
 
     def _check_policy(self):
         if isinstance(self.policy, str):
-            object.__setattr__(self, "policy", parse(self.policy))
+            self._set("policy", parse(self.policy))
         if self.policy is not None:
             short = self.threshold != DEFAULT_THRESHOLD or self.steps_per_block is not None
             if short:
                 raise ValueError("policy: give either a policy, or threshold and steps_per_block, not both")
             for name in ("rule", "wants", "parameters", "select"):
                 if not hasattr(self.policy, name):
-                    raise ValueError(f"policy must be one of edlm_engine.policies, got {self.policy!r}")
+                    raise ValueError(f"policy must be one of edlm_engine.policies, got {self.policy!r:.80}")
             return
         if self.threshold is not None:
             hint = "; threshold=None selects the fixed schedule"
-            number("threshold", self.threshold, 0.0, 1.0, open_low=True, hint=hint)
+            settle(self, "threshold", 0.0, 1.0, open_low=True, hint=hint)
         if self.steps_per_block is not None:
-            number("steps_per_block", self.steps_per_block, 1, integer=True)
+            settle(self, "steps_per_block", 1, integer=True)
 
     @property
     def commit_policy(self) -> Policy:

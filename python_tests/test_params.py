@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from edlm_engine import Engine, SamplingParams
+from edlm_engine.params import PARAM_NAMES
+from edlm_engine.policies import Schedule, Threshold
 
 OUT_OF_RANGE = [
-    ("max_new_tokens", 0, "max_new_tokens must be in [1, inf), got 0"),
+    ("max_new_tokens", 0, "max_new_tokens must be in [1, 2147483647], got 0"),
+    ("max_new_tokens", 10**400, "max_new_tokens must be in [1, 2147483647], got 1000"),
     ("max_new_tokens", 1.0, "max_new_tokens must be an integer, got 1.0"),
     ("max_new_tokens", True, "max_new_tokens must be an integer, got True"),
-    ("max_new_tokens", None, "max_new_tokens must be an integer, got None"),
     ("threshold", 0.0, "threshold must be in (0.0, 1.0], got 0.0; threshold=None selects the fixed schedule"),
     ("threshold", 1.01, "threshold must be in (0.0, 1.0], got 1.01"),
     ("threshold", math.nan, "threshold must be a finite number, got nan"),
@@ -22,8 +24,8 @@ OUT_OF_RANGE = [
     ("temperature", -0.1, "temperature must be in [0.0, 10000.0], got -0.1"),
     ("temperature", math.inf, "temperature must be a finite number, got inf"),
     ("temperature", 1e39, "temperature must be in [0.0, 10000.0], got 1e+39"),
-    ("top_k", -1, "top_k must be in [0, 2147483647], got -1"),
-    ("top_k", 2**31, "top_k must be in [0, 2147483647], got 2147483648"),
+    ("top_k", -2, "top_k must be in [-1, 2147483647], got -2"),
+    ("top_k", 2**31, "top_k must be in [-1, 2147483647], got 2147483648"),
     ("top_k", 2.0, "top_k must be an integer, got 2.0"),
     ("top_p", 0.0, "top_p must be in (0.0, 1.0], got 0.0"),
     ("top_p", 1.5, "top_p must be in (0.0, 1.0], got 1.5"),
@@ -31,7 +33,11 @@ OUT_OF_RANGE = [
     ("seed", 2**63, "seed must be in [0, 9223372036854775807], got 9223372036854775808"),
     ("stop", "", "stop[0] must be a non-empty string, got ''"),
     ("stop", ["a", 3], "stop[1] must be a non-empty string, got 3"),
-    ("stop", None, "stop must be a sequence, got None"),
+    ("stop", ["ab"] * 257, "stop: 257 strings of 514 characters; at most 256 strings of 16384 characters"),
+    ("stop", "x" * 16385, "stop: 1 strings of 16385 characters; at most"),
+    ("stop", b"end", "stop must be a sequence, got b'end'"),
+    ("stop_token_ids", range(4097), "stop_token_ids: 4097 ids; at most 4096"),
+    ("ignore_eos", 1, "ignore_eos must be True or False, got 1"),
     ("stop_token_ids", 5, "stop_token_ids must be a sequence, got 5"),
     ("stop_token_ids", [1, -2], "stop_token_ids[1] must be in [0, 2147483647], got -2"),
     ("stop_token_ids", ["x"], "stop_token_ids[0] must be an integer, got 'x'"),
@@ -47,7 +53,7 @@ def test_out_of_range_names_the_field_and_the_range(field, value, message):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("max_new_tokens", 10**400), ("max_new_tokens", np.int64(3)), ("threshold", 1), ("threshold", None),
+        ("max_new_tokens", 2**31 - 1), ("max_new_tokens", np.int64(3)), ("threshold", 1), ("threshold", None),
         ("threshold", np.float32(0.5)), ("steps_per_block", 2**40), ("temperature", 0), ("top_k", 2**31 - 1),
         ("top_p", 1), ("seed", 2**63 - 1), ("stop_token_ids", (0,)),
     ],
@@ -86,3 +92,30 @@ def test_params_are_values():
 def test_engine_options(option, value, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Engine("anything: options are checked before the model is looked for", **{option: value})
+
+
+@pytest.mark.parametrize("name", [name for name in PARAM_NAMES if name != "threshold"])
+def test_none_is_the_default(name):
+    assert SamplingParams(**{name: None}) == SamplingParams()
+    assert SamplingParams().override(**{name: None}) == SamplingParams()
+
+
+def test_top_k_minus_one_is_off():
+    assert SamplingParams(top_k=-1) == SamplingParams()
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint32, np.int64])
+def test_numbers_become_plain(kind):
+    """Those of numpy would wrap around in sums."""
+    params = SamplingParams(
+        max_new_tokens=kind(110), top_k=kind(3), seed=kind(4), block_length=kind(5), stop_token_ids=[kind(6)],
+        temperature=np.float32(0.5), ignore_eos=np.bool_(True), steps_per_block=kind(7), top_p=np.float16(0.5),
+    )  # fmt: skip
+    values = [getattr(params, name) for name in PARAM_NAMES] + list(params.stop_token_ids)
+    assert {type(value) for value in values} <= {int, float, bool, tuple, type(None)}
+    assert type(Schedule(kind(3)).steps) is int and type(Threshold(np.float32(0.5)).threshold) is float
+
+
+def test_temperatures_that_would_overflow_are_greedy():
+    assert SamplingParams(temperature=1e-40).temperature == 0.0
+    assert SamplingParams(temperature=1e-30).temperature == 1e-30

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .order import take_prefix
-from .policy import Statistics, as_float32, number
+from .policy import Statistics, as_float32, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class EntropyBound:
     to_tune: ClassVar[tuple[float, ...]] = (0.05, 0.1, 0.2, 0.4, 0.8)
 
     def __post_init__(self):
-        number("gamma", self.gamma, 0)
+        settle(self, "gamma", 0)
 
     def parameters(self) -> tuple[float, ...]:
         return (self.gamma,)

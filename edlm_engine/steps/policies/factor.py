@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .order import take_prefix
-from .policy import Statistics, as_float32, number
+from .policy import Statistics, as_float32, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Factor:
     to_tune: ClassVar[tuple[float, ...]] = (0.25, 0.5, 1.0, 2.0)
 
     def __post_init__(self):
-        number("factor", self.factor, 0)
+        settle(self, "factor", 0)
 
     def parameters(self) -> tuple[float, ...]:
         return (self.factor,)

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .order import take_prefix
-from .policy import Statistics, as_float32, number
+from .policy import Statistics, as_float32, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Frechet:
     to_tune: ClassVar[tuple[float, ...]] = (0.0, 0.25, 0.5, 0.75)
 
     def __post_init__(self):
-        number("delta", self.delta, -1, 1)
+        settle(self, "delta", -1, 1)
 
     def parameters(self) -> tuple[float, ...]:
         return (self.delta,)

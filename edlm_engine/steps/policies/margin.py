@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .order import take_prefix
-from .policy import Statistics, as_float32, number
+from .policy import Statistics, as_float32, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Margin:
     to_tune: ClassVar[tuple[float, ...]] = (0.5, 0.7, 0.9, 0.97)
 
     def __post_init__(self):
-        number("threshold", self.threshold, 0, 1, open_low=True)
+        settle(self, "threshold", 0, 1, open_low=True)
 
     def parameters(self) -> tuple[float, ...]:
         return (self.threshold,)

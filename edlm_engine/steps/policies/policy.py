@@ -1,6 +1,7 @@
 """What a policy is, and what it sees."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import ClassVar, Protocol
@@ -43,14 +44,25 @@ class Policy(Protocol):
         ...
 
 
-def number(name, value, low, high=math.inf, *, integer=False, open_low=False, hint=""):
-    """Check a number that a user gave. Raises ValueError with its name and the interval."""
-    kind = Integral if integer else Real
-    if isinstance(value, bool) or not isinstance(value, kind) or not (integer or math.isfinite(value)):
-        raise ValueError(f"{name} must be {'an integer' if integer else 'a finite number'}, got {value!r}")
+def number(name, value, low, high=math.inf, *, integer=False, open_low=False, hint="") -> int | float:
+    """A number that a user gave as a plain one: those of numpy wrap around in sums. Raises ValueError with
+    its name and the interval."""
+    plain = None
+    if isinstance(value, Integral if integer else Real) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            plain = int(value) if integer else float(value)
+    if plain is None or not (integer or math.isfinite(plain)):
+        found = f"{value!r:.80}"
+        raise ValueError(f"{name} must be {'an integer' if integer else 'a finite number'}, got {found}")
     if value < low or value > high or (open_low and value == low):
         interval = f"{'(' if open_low else '['}{low}, {high}{']' if math.isfinite(high) else ')'}"
-        raise ValueError(f"{name} must be in {interval}, got {value!r}{hint}")
+        raise ValueError(f"{name} must be in {interval}, got {value!r:.80}{hint}")
+    return plain
+
+
+def settle(self, name: str, *interval, **options):
+    """Check a field of a frozen dataclass with number(), and store the plain number."""
+    object.__setattr__(self, name, number(name, getattr(self, name), *interval, **options))
 
 
 def as_float32(value: float) -> float:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .order import take_prefix
-from .policy import Statistics, number
+from .policy import Statistics, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Schedule:
 
     def __post_init__(self):
         if self.steps is not None:
-            number("steps", self.steps, 1, integer=True)
+            settle(self, "steps", 1, integer=True)
 
     def parameters(self) -> tuple[float, ...]:
         return (math.inf if self.steps is None else self.steps,)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from .order import take_prefix
-from .policy import Statistics, as_float32, number
+from .policy import Statistics, as_float32, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,9 @@ class Threshold:
     to_tune: ClassVar[tuple[float, ...]] = (0.8, 0.9, 0.95, 0.99)
 
     def __post_init__(self):
-        number("threshold", self.threshold, 0, 1, open_low=True)
+        settle(self, "threshold", 0, 1, open_low=True)
         if self.max_steps is not None:
-            number("max_steps", self.max_steps, 1, integer=True)
+            settle(self, "max_steps", 1, integer=True)
 
     def parameters(self) -> tuple[float, ...]:
         return self.threshold, math.inf if self.max_steps is None else self.max_steps
