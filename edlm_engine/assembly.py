@@ -1,7 +1,9 @@
 """From a model's name and the engine's options to everything an Engine is made of."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 
 import torch
 
@@ -29,6 +31,7 @@ from .progress import progress_bar
 from .steps.block_state import BlockState
 from .steps.kv_cache import PagedKVCache
 
+_log = logging.getLogger("edlm_engine")
 MAX_PROMPT_ROWS = 4096  # prompt rows of one forward: bounds its activations
 
 
@@ -50,7 +53,8 @@ class EngineParts:
 
 def open_engine(model, options: EngineOptions) -> EngineParts:
     """Load a checkpoint and put an engine together around it."""
-    path = resolve(model)
+    path, begin = resolve(model, options.hub), perf_counter()
+    _log.info("loading %s", path)
     dummy = options.load_format == "dummy"
     checkpoint = Checkpoint(path, with_tensors=not dummy)
     config = checkpoint.model
@@ -60,8 +64,10 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     quantization = choose_quantization(options.quantization, checkpoint, device)
     stepping = choose_stepping(options.stepping, device)
     where = torch.device(device)
-    if device == "cuda":  # by its index: the stepping thread's current GPU may be another one
-        where = torch.device(device, torch.cuda.current_device())
+    if where.type == "cuda":
+        if where.index is None:
+            where = torch.device(device, torch.cuda.current_device())
+        torch.cuda.set_device(where)  # of this thread, which is the engine's own
         check_weights_fit(config, DTYPES[dtype], gpu.free_memory(where), bool(quantization))
     tokenizer = load_tokenizer(path)
     rows = max(MAX_PROMPT_ROWS, decoding.block_length)
@@ -70,7 +76,7 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
         transformer = load_transformer(
             config, tensors, checkpoint.names, DTYPES[dtype], where, tick,
             quantization=quantization, stored=bool(checkpoint.quantization) and not dummy,
-            rows=rows if device == "cuda" else 0,
+            rows=rows if where.type == "cuda" else 0,
         )  # fmt: skip
     if not dummy:
         checkpoint.check_all_read()
@@ -84,7 +90,12 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
     scheduler = Scheduler(cache, state, decoding, max_rows=rows, observers=observers)
     runner = Runner(transformer, cache, state, observers)
     leader = None if stepping == "eager" else RunAhead(stepping, scheduler, runner, decoding)
-    loop = SteppingThread(scheduler, runner, options.num_threads, leader, observers)
+    loop = SteppingThread(scheduler, runner, options.num_threads, leader, observers, options.max_waiting)
+    _log.info(
+        "loaded %s in %.1f s: %s, %s, %s, stepping %s, %d positions of K/V cache, %d threads",
+        path, perf_counter() - begin, device, dtype, quantization or "not quantised", stepping, tokens,
+        loop.num_threads,
+    )  # fmt: skip
     return EngineParts(
         path, config, decoding, device, dtype, quantization, tokens, tokenizer, load_chat_template(path), loop
     )

@@ -1,32 +1,50 @@
 """The public face: a model in memory, and requests to it."""
 
+from __future__ import annotations
+
 import asyncio
-import queue
-import secrets
 import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
-from operator import index
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from .assembly import open_engine
 from .core.observers import Observer
 from .core.requests import Request
-from .core.transcript import Transcript
-from .errors import CapacityError
+from .core.statistics import EngineStats
+from .hardware.fresh_thread import on_fresh_thread
+from .intake import Intake, as_list, check_samples, check_scheduling, is_long, sample_params
 from .options import EngineOptions
-from .outputs import Chunk, Generation
-from .params import PARAM_NAMES, SamplingParams
+from .outputs import Generation
+from .params import Overrides, RequestOptions, SamplingParams, StreamOptions
 from .progress import track
 from .settings import load_settings
+from .streams import AsyncChunkStream, ChunkStream
+
+if TYPE_CHECKING:
+    import os
+
+    import numpy as np
+    import torch
+
+    from .checkpoints.tokenizer import Tokenizer
+
+    Prompt = str | Sequence[int] | np.ndarray | torch.Tensor
+    Prompts = list[str] | tuple[str, ...] | list[list[int]] | Sequence[np.ndarray] | Sequence[torch.Tensor]
+    Params = SamplingParams | None
+    Messages = Iterable[Mapping[str, Any]]
+    Tools = Documents = Sequence[Mapping[str, Any]] | None
+
+_LONG_TEXT = 1 << 15  # characters; on an event loop longer texts become tokens on a thread
 
 
 class Engine:
     """A checkpoint in memory, ready to generate. Thread-safe: concurrent callers share one batch.
 
     model: a checkpoint folder, the name of a bundled model ("edlm-tiny"), or a hub id.
-    device: "auto", "cpu" or "cuda" (the current GPU of torch). dtype: "auto" (bfloat16 on a GPU and where the
-        processor multiplies it natively, else float32), "bfloat16", "float32", or "float16" (on a GPU).
+    device: "auto", "cpu", "cuda" (the current GPU of torch) or "cuda:1", or a torch.device.
+    dtype: "auto" (bfloat16 on a GPU and where the processor multiplies it natively, else float32),
+        "bfloat16", "float32", or "float16" (on a GPU), or torch's own.
     load_format: "auto" (safetensors) or "dummy" (random weights from config.json alone, for benchmarks).
     quantization: "int8" multiplies in int8, with weights quantised per output (while loading, unless
         `edlm quantize` did it before) and activations per row: about half the memory and twice the speed.
@@ -37,6 +55,7 @@ class Engine:
     block_length, mask_token_id, prefill: override what the checkpoint says; prefill is "block_causal",
         "bidirectional" or "causal".
     max_batch_size: sequences that run at once; others wait.
+    max_waiting: how many may wait; a request beyond them raises EngineBusyError at once. None: any number.
     kv_cache_tokens: bound on the positions of all running sequences together; None takes room for
         max_batch_size sequences of up to 4096 positions, within a quarter of the available memory, or on a
         GPU within what the weights leave.
@@ -47,6 +66,7 @@ class Engine:
         the GPU (CUDA 12.4 or later); "graph", a captured graph per step; "direct", neither (any device, to
         try the same things out). "auto": the first of "device" and "graph" that the GPU can do, "eager" on a
         CPU.
+    revision, token, cache_dir, local_files_only: for a hub id, as huggingface_hub has them.
 
     Raises CheckpointError for a folder that cannot be used, ValueError for bad arguments, and on a GPU
     torch.OutOfMemoryError, which says how much is needed and how much is free.
@@ -54,35 +74,59 @@ class Engine:
 
     def __init__(
         self,
-        model,
+        model: str | os.PathLike[str],
         *,
-        device="auto",
-        dtype="auto",
-        load_format="auto",
-        quantization=None,
-        settings=None,
-        block_length=None,
-        mask_token_id=None,
-        prefill=None,
-        max_batch_size=16,
-        kv_cache_tokens=None,
-        num_threads=None,
-        stepping="auto",
-    ):
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        load_format: str = "auto",
+        quantization: str | None = None,
+        settings: str | os.PathLike[str] | dict[str, Any] | None = None,
+        block_length: int | None = None,
+        mask_token_id: int | None = None,
+        prefill: str | None = None,
+        max_batch_size: int = 16,
+        max_waiting: int | None = None,
+        kv_cache_tokens: int | None = None,
+        num_threads: int | None = None,
+        stepping: str = "auto",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+    ) -> None:
         options = EngineOptions(
             device=device, dtype=dtype, load_format=load_format, quantization=quantization,
             block_length=block_length, mask_token_id=mask_token_id, prefill=prefill,
-            max_batch_size=max_batch_size, kv_cache_tokens=kv_cache_tokens, num_threads=num_threads,
-            stepping=stepping,
+            max_batch_size=max_batch_size, max_waiting=max_waiting, kv_cache_tokens=kv_cache_tokens,
+            num_threads=num_threads, stepping=stepping,
+            hub={"revision": revision, "token": token, "cache_dir": cache_dir,
+                 "local_files_only": local_files_only},
         )  # fmt: skip
-        self.default_params = load_settings(settings) if settings is not None else SamplingParams()
-        parts = open_engine(model, options)
+        default_params = load_settings(settings) if settings is not None else SamplingParams()
+        parts = on_fresh_thread(open_engine, model, options)
         self.config, self.decoding, self.path = parts.config, parts.decoding, parts.path
         self.dtype, self.device, self.kv_cache_tokens = parts.dtype, parts.device, parts.kv_cache_tokens
         self.quantization, self.num_threads = parts.quantization, parts.loop.num_threads
-        self.tokenizer, self._chat_template, self._loop = parts.tokenizer, parts.chat_template, parts.loop
-        self._check_block_length(self.default_params)
+        self._chat_template, self._loop = parts.chat_template, parts.loop
+        self._intake = Intake(
+            parts.path, parts.config, parts.decoding, parts.kv_cache_tokens, parts.tokenizer, default_params
+        )
+        self._intake.check_block_length(default_params)
         self._finalizer = weakref.finalize(self, parts.loop.close)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """Text to token ids and back; None where the checkpoint has no tokenizer."""
+        return self._intake.tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer | None) -> None:
+        self._intake.tokenizer = tokenizer
+
+    @property
+    def default_params(self) -> SamplingParams:
+        """Of requests that give none."""
+        return self._intake.default_params
 
     @property
     def stepping(self) -> str:
@@ -90,184 +134,251 @@ class Engine:
         out not to work goes on with "graph"."""
         return self._loop.stepping
 
+    def stats(self) -> EngineStats:
+        """What the engine does at this moment, and what it has done since it was made."""
+        return self._loop.stats()
+
     def observe(self, observer: Observer) -> AbstractContextManager[Observer]:
         """Tell `observer` of the moments of every step (see core.observers), within a `with` block."""
         return self._loop.observers.attached(observer)
 
-    def generate(self, prompt, params=None, *, progress=False, **overrides) -> Generation | list[Generation]:
+    @overload
+    def generate(
+        self, prompt: Prompt, params: Params = None, *, n: None = None, timeout: float | None = None,
+        priority: int = 0, progress: bool = False, **overrides: Unpack[Overrides],
+    ) -> Generation: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: Prompts, params: Params | Sequence[SamplingParams] = None, *, n: None = None,
+        timeout: float | None = None, priority: int = 0, progress: bool = False,
+        **overrides: Unpack[Overrides],
+    ) -> list[Generation]: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: Prompt, params: Params = None, *, n: int, timeout: float | None = None,
+        priority: int = 0, progress: bool = False, **overrides: Unpack[Overrides],
+    ) -> list[Generation]: ...  # fmt: skip
+
+    @overload
+    def generate(
+        self, prompt: Prompts, params: Params | Sequence[SamplingParams] = None, *, n: int,
+        timeout: float | None = None, priority: int = 0, progress: bool = False,
+        **overrides: Unpack[Overrides],
+    ) -> list[list[Generation]]: ...  # fmt: skip
+
+    def generate(
+        self, prompt: Any, params: Any = None, *, n: int | None = None, timeout: float | None = None,
+        priority: int = 0, progress: bool = False, **overrides: Unpack[Overrides],
+    ) -> Any:  # fmt: skip
         """Complete one prompt, or a list of prompts in one batch.
 
         prompt: str, list of token ids, or a list of either (then the result is a list in the same order).
         params: SamplingParams, or one for each prompt; overrides: single fields of it.
+        n: samples of each prompt; the result is then a list of so many in place of each. With a seed, sample
+            i has seed + i.
+        timeout: seconds from now after which what has not finished raises RequestTimeoutError.
+        priority: of those that wait for a slot, the requests of the highest one go first.
         progress: show a progress bar on a terminal.
 
         Raises ValueError for bad prompts or parameters, CapacityError for a request that can never fit,
-        NumericalError when the model yields NaN. A list is checked whole before any of it starts.
+        EngineBusyError beyond max_waiting, NumericalError when the model yields NaN. A list is checked whole
+        before any of it starts.
         """
-        prompts, single = self._as_list(prompt)
-        labels = ["prompt"] if single else [f"prompt[{i}]" for i in range(len(prompts))]
-        every = self._params_list(params, len(prompts), overrides)
-        requests = [
-            self._request(p, own, None, label) for p, own, label in zip(prompts, every, labels, strict=True)
-        ]
+        groups, shape = self._groups(prompt, params, n, timeout, priority, overrides)
+        requests = [request for group in groups for request in group]
         try:
             self._loop.submit(*requests)
             for future in track([r.future for r in requests], enabled=progress):
                 future.exception()
-            results = [request.future.result() for request in requests]
+            return shape([[request.future.result() for request in group] for group in groups])
         except BaseException:  # an interrupt must not leave requests running
-            for request in requests:
-                self._loop.cancel(request)
+            self._cancel(requests)
             raise
-        return results[0] if single else results
 
-    def stream(self, prompt, params=None, **overrides) -> Iterator[Chunk]:
+    def stream(
+        self, prompt: Prompt, params: Params = None, *, timeout: float | None = None, priority: int = 0,
+        **overrides: Unpack[Overrides],
+    ) -> ChunkStream:  # fmt: skip
         """The same for one prompt, a Chunk for every denoising step; the last one holds the Generation.
 
         Closing the iterator cancels the request.
         """
-        chunks: queue.SimpleQueue = queue.SimpleQueue()
-        request = self._request(prompt, self._merge(params, overrides), chunks.put)
-        self._loop.submit(request)
-        request.future.add_done_callback(chunks.put)
-        stream = self._drain(request, chunks)
-        next(stream)  # a generator that never started would skip its finally clause when closed
-        return stream
+        merged = self._intake.params(params, overrides)
+        request = self._intake.request(prompt, merged, timeout=timeout, priority=priority)
+        return ChunkStream(self._loop, request)
 
-    def _drain(self, request: Request, chunks: queue.SimpleQueue) -> Iterator[Chunk | None]:
+    def agenerate(
+        self, prompt: Any, params: Any = None, *, n: int | None = None, timeout: float | None = None,
+        priority: int = 0, **overrides: Unpack[Overrides],
+    ) -> Coroutine[Any, Any, Any]:  # fmt: skip
+        """generate() on an event loop; cancelling the task cancels the requests. Everything is checked at the
+        call, but a long text is made tokens on a thread, once awaited."""
+        job = (prompt, params, n, timeout, priority, overrides)
+        if any(is_long(one, _LONG_TEXT) for one in as_list(prompt)[0]):
+            self._check_all_but_prompts(*job)
+            return self._agenerate(None, job)
+        return self._agenerate(self._groups(*job), job)
+
+    async def _agenerate(self, made: Any, job: tuple[Any, ...]) -> Any:
+        groups, shape = made or await asyncio.to_thread(self._groups, *job)
+        requests = [request for group in groups for request in group]
+        self._loop.submit(*requests)
         try:
-            yield None
-            while not isinstance(item := chunks.get(), Future):
-                yield item
-            item.result()  # raises what ended the request early
+            futures = [asyncio.wrap_future(request.future) for request in requests]
+            results = iter(await asyncio.gather(*futures))
+            return shape([[next(results) for _ in group] for group in groups])
         finally:
-            self._loop.cancel(request)
+            self._cancel(requests)
 
-    async def agenerate(self, prompt, params=None, **overrides) -> Generation:
-        """generate() for one prompt on an event loop; cancelling the task cancels the request."""
-        request = self._request(prompt, self._merge(params, overrides))
-        self._loop.submit(request)
-        try:
-            return await asyncio.wrap_future(request.future)
-        finally:
-            self._loop.cancel(request)
+    def astream(
+        self, prompt: Prompt, params: Params = None, *, timeout: float | None = None, priority: int = 0,
+        **overrides: Unpack[Overrides],
+    ) -> AsyncChunkStream:  # fmt: skip
+        """stream() on an event loop; checked and begun at the call as agenerate()."""
+        merged = self._intake.params(params, overrides)
+        timeout, priority = check_scheduling(timeout, priority)
 
-    async def astream(self, prompt, params=None, **overrides) -> AsyncIterator[Chunk]:
-        """stream() on an event loop."""
-        event_loop, chunks = asyncio.get_running_loop(), asyncio.Queue()
+        def request() -> Request:
+            return self._intake.request(prompt, merged, timeout=timeout, priority=priority)
 
-        def put(item):
-            with suppress(RuntimeError):  # the event loop may be closed before the engine notices
-                event_loop.call_soon_threadsafe(chunks.put_nowait, item)
+        return AsyncChunkStream(self._loop, request if is_long(prompt, _LONG_TEXT) else request())
 
-        request = self._request(prompt, self._merge(params, overrides), put)
-        self._loop.submit(request)
-        request.future.add_done_callback(put)
-        try:
-            while not isinstance(item := await chunks.get(), Future):
-                yield item
-            item.result()
-        finally:
-            self._loop.cancel(request)
+    def chat(
+        self, messages: Messages, params: Params = None, *, tools: Tools = None, documents: Documents = None,
+        template_kwargs: Mapping[str, Any] | None = None, add_generation_prompt: bool = True,
+        continue_final_message: bool = False, **options: Unpack[RequestOptions],
+    ) -> Any:  # fmt: skip
+        """Answer messages ({"role": ..., "content": ...}) through the checkpoint's chat template.
 
-    def chat(self, messages: list[dict], params=None, **overrides) -> Generation:
-        """Answer messages ({"role": ..., "content": ...}) through the checkpoint's chat template."""
-        return self.generate(self.chat_prompt(messages), params, **overrides)
-
-    def chat_prompt(self, messages: list[dict]) -> str:
-        """The prompt that chat() generates from, without a bos that the tokenizer adds itself.
+        tools, documents, template_kwargs: what the template may use, as in transformers' apply_chat_template.
+        continue_final_message: go on with the last message instead of answering it. options: those of
+        generate(), n among them, which returns what generate() does.
 
         Raises ValueError when there is no chat template or it refuses the messages.
         """
+        ids = self._chat_ids(
+            messages, tools, documents, template_kwargs, add_generation_prompt, continue_final_message
+        )
+        return self.generate(ids, params, **options)
+
+    def stream_chat(
+        self, messages: Messages, params: Params = None, *, tools: Tools = None, documents: Documents = None,
+        template_kwargs: Mapping[str, Any] | None = None, add_generation_prompt: bool = True,
+        continue_final_message: bool = False, **options: Unpack[StreamOptions],
+    ) -> ChunkStream:  # fmt: skip
+        """chat() with the answer as stream() gives it."""
+        ids = self._chat_ids(
+            messages, tools, documents, template_kwargs, add_generation_prompt, continue_final_message
+        )
+        return self.stream(ids, params, **options)
+
+    def achat(
+        self, messages: Messages, params: Params = None, *, tools: Tools = None, documents: Documents = None,
+        template_kwargs: Mapping[str, Any] | None = None, add_generation_prompt: bool = True,
+        continue_final_message: bool = False, **options: Unpack[RequestOptions],
+    ) -> Coroutine[Any, Any, Any]:  # fmt: skip
+        """chat() on an event loop, as agenerate(); the template is rendered at the call."""
+        ids = self._chat_ids(
+            messages, tools, documents, template_kwargs, add_generation_prompt, continue_final_message
+        )
+        return self.agenerate(ids, params, **options)
+
+    def astream_chat(
+        self, messages: Messages, params: Params = None, *, tools: Tools = None, documents: Documents = None,
+        template_kwargs: Mapping[str, Any] | None = None, add_generation_prompt: bool = True,
+        continue_final_message: bool = False, **options: Unpack[StreamOptions],
+    ) -> AsyncChunkStream:  # fmt: skip
+        """chat() with the answer as astream() gives it; the template is rendered at the call."""
+        ids = self._chat_ids(
+            messages, tools, documents, template_kwargs, add_generation_prompt, continue_final_message
+        )
+        return self.astream(ids, params, **options)
+
+    def chat_prompt(
+        self, messages: Messages, *, tools: Tools = None, documents: Documents = None,
+        template_kwargs: Mapping[str, Any] | None = None, add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> str:  # fmt: skip
+        """The text that chat() makes tokens of, which it does without adding the tokenizer's own special
+        tokens: the template has written all there are."""
         if self._chat_template is None:
             raise ValueError(f"{self.path}: the checkpoint has no chat template; use generate()")
-        prompt = self._chat_template.render(messages)
-        added = self.tokenizer.encode("")[:1] if self.tokenizer else []
-        # the tokenizer writes its bos itself: one from the template would be a second
-        return prompt.removeprefix(self.tokenizer.piece(added[0])) if added else prompt
+        return self._chat_template.render(
+            messages, tools=tools, documents=documents, template_kwargs=template_kwargs,
+            add_generation_prompt=add_generation_prompt, continue_final_message=continue_final_message,
+        )  # fmt: skip
 
-    def close(self):
+    def _chat_ids(
+        self, messages: Messages, tools: Tools, documents: Documents,
+        template_kwargs: Mapping[str, Any] | None, add_generation_prompt: bool, continue_final_message: bool,
+    ) -> list[int]:  # fmt: skip
+        text = self.chat_prompt(
+            messages, tools=tools, documents=documents, template_kwargs=template_kwargs,
+            add_generation_prompt=add_generation_prompt, continue_final_message=continue_final_message,
+        )  # fmt: skip
+        return self._intake.token_ids(text, "messages", special=False)
+
+    def close(self) -> None:
         """Stop the engine; requests that have not ended raise EngineClosedError."""
         self._loop.close()
 
-    def __enter__(self):
+    async def aclose(self) -> None:
+        """close() on an event loop, which goes on while the step under way ends."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Engine:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _as_list(self, prompt) -> tuple[list, bool]:
-        if isinstance(prompt, str):
-            return [prompt], True
-        items = list(_plain(prompt, "prompt"))
-        if items and all(isinstance(item, Iterable) for item in items):
-            return items, False
-        return [items], True
+    async def __aenter__(self) -> Engine:
+        return self
 
-    def _params_list(self, params, count: int, overrides: dict) -> list[SamplingParams]:
-        if not isinstance(params, list | tuple):
-            return [self._merge(params, overrides)] * count
-        if len(params) != count:
-            raise ValueError(f"{len(params)} params for {count} prompts; give one for all or one for each")
-        return [self._merge(own, overrides) for own in params]
+    async def __aexit__(self, *exc: object) -> None:
+        await self.aclose()
 
-    def _request(self, prompt, params: SamplingParams, on_chunk=None, where="prompt") -> Request:
-        if params.stop and self.tokenizer is None:
-            raise ValueError(f"{self.path}: stop strings need a tokenizer, and the checkpoint has none")
-        self._check_block_length(params)
-        ids = self._token_ids(prompt, where)
-        total = len(ids) + params.max_new_tokens
-        sizes = f"{where}: {len(ids)} prompt tokens + {params.max_new_tokens} new ones"
-        if total > self.config.max_positions:
-            raise CapacityError(f"{sizes} exceed the model's {self.config.max_positions} positions")
-        if total > self.kv_cache_tokens:
-            raise CapacityError(f"{sizes} exceed kv_cache_tokens={self.kv_cache_tokens}")
-        transcript = Transcript(params, self.decoding.eos_token_ids, self.tokenizer)
-        seed = secrets.randbits(63) if params.seed is None else params.seed
-        return Request(ids, params, seed, transcript, on_chunk)
+    def __repr__(self) -> str:
+        kind = "/".join(filter(None, (self.device, self.dtype, self.quantization)))
+        stats = self.stats()
+        does = "closed" if self._loop.closed else f"{stats.running} running, {stats.waiting} waiting"
+        return f"<Engine {str(self.path)!r} {kind}, {does}>"
 
-    def _token_ids(self, prompt, where: str) -> list[int]:
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise ValueError(f"{self.path}: no tokenizer in the checkpoint; give token ids as the prompt")
-            prompt = self.tokenizer.encode(prompt)
-        ids = []
-        for i, token in enumerate(_plain(prompt, where)):
-            try:
-                ids.append(index(token))
-            except TypeError:
-                raise TypeError(f"{where}[{i}] must be a token id (int), got {token!r}") from None
-            if not 0 <= ids[-1] < self.config.vocab_size:
-                vocabulary = f"[0, {self.config.vocab_size})"
-                raise ValueError(f"{where}[{i}] is {ids[-1]}, outside the vocabulary {vocabulary}")
-        if not ids:
-            raise ValueError(f"{where} is empty; at least one token is needed")
-        return ids
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "an Engine cannot be pickled or copied: it holds a model and a thread; hand over the path of "
+            "the checkpoint and make one there"
+        )
 
-    def _merge(self, params: SamplingParams | None, overrides: dict) -> SamplingParams:
-        if params is not None and not isinstance(params, SamplingParams):
-            raise TypeError(f"params must be SamplingParams, got {params!r}")
-        unknown = sorted(set(overrides) - set(PARAM_NAMES))
-        if unknown:
-            raise TypeError(f"unknown sampling parameter {unknown[0]!r}; known: {', '.join(PARAM_NAMES)}")
-        return (params or self.default_params).override(**overrides)
+    def _groups(self, prompt: Any, params: Any, n: Any, timeout: Any, priority: Any, overrides: Any) -> Any:
+        """Requests, a list for each prompt, and what puts their results into the caller's shape."""
+        prompts, single = as_list(prompt)
+        labels = ["prompt"] if single else [f"prompt[{i}]" for i in range(len(prompts))]
+        every = self._intake.params_list(params, len(prompts), overrides)
+        n = check_samples(n)
+        groups: list[list[Request]] = []
+        for p, own, label in zip(prompts, every, labels, strict=True):
+            groups.append([])
+            for sample in sample_params(own, n or 1):
+                ids = groups[-1][0].prompt if groups[-1] else p  # a text is cut into tokens once
+                request = self._intake.request(ids, sample, where=label, timeout=timeout, priority=priority)
+                groups[-1].append(request)
 
-    def _check_block_length(self, params: SamplingParams):
-        most = self.decoding.block_length
-        if params.block_length is None:
-            return
-        if self.decoding.autoregressive:
-            raise ValueError(
-                f"block_length={params.block_length}: {self.path} is autoregressive, without blocks"
-            )
-        if params.block_length > most:
-            hint = f"Engine(..., block_length={params.block_length}) allows it"
-            raise ValueError(f"block_length={params.block_length} exceeds the engine's {most}; {hint}")
+        def shape(results: list[list[Generation]]) -> Any:
+            shaped = results if n else [one for (one,) in results]
+            return shaped[0] if single else shaped
 
+        return groups, shape
 
-def _plain(prompt, where: str) -> Iterable:
-    """The items of a prompt; tensors and arrays become lists."""
-    prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt
-    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping):
-        raise TypeError(f"{where} must be a str, a list of token ids or a list of either, got {prompt!r}")
-    return prompt
+    def _check_all_but_prompts(
+        self, prompt: Any, params: Any, n: Any, timeout: Any, priority: Any, overrides: Any
+    ) -> None:
+        self._intake.params_list(params, len(as_list(prompt)[0]), overrides)
+        check_samples(n)
+        check_scheduling(timeout, priority)
+
+    def _cancel(self, requests: list[Request]) -> None:
+        for request in requests:
+            self._loop.cancel(request)

@@ -1,6 +1,8 @@
 """What an engine may be asked to be, and what it becomes where the choice is left to it."""
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, field, replace
+from numbers import Integral
 
 import torch
 
@@ -13,6 +15,11 @@ from .hardware import gpu
 
 STEPPINGS = ("eager", "direct", "graph", "device")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+# Far beyond use; a slip of the pen is told so, and does not fill the memory.
+_MOST = {
+    "block_length": 1 << 16, "max_batch_size": 1 << 14, "max_waiting": 2**31, "kv_cache_tokens": 2**31,
+    "num_threads": 1 << 10,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +34,21 @@ class EngineOptions:
     mask_token_id: int | None
     prefill: str | None
     max_batch_size: int
+    max_waiting: int | None
     kv_cache_tokens: int | None
     num_threads: int | None
     stepping: str
+    hub: dict = field(default_factory=dict)  # arguments of huggingface_hub.snapshot_download
 
     def __post_init__(self):
-        self._choice("device", ("auto", "cpu", "cuda"))
+        # torch's own ways to say it
+        if isinstance(self.device, torch.device):
+            device = "cpu" if self.device.type == "cpu" else str(self.device)
+            object.__setattr__(self, "device", device)
+        if isinstance(self.dtype, torch.dtype):
+            object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
+        if not (isinstance(self.device, str) and re.fullmatch(r"cuda:\d{1,3}", self.device)):
+            self._choice("device", ("auto", "cpu", "cuda"), " or a GPU by its number, 'cuda:1'")
         self._choice("dtype", ("auto", *DTYPES))
         self._choice("load_format", ("auto", "dummy"))
         self._choice("stepping", ("auto", *STEPPINGS))
@@ -40,27 +56,37 @@ class EngineOptions:
             self._choice("prefill", PREFILLS)
         if self.quantization is not None:
             self._choice("quantization", ("int8", "fp8"))
-        for name in ("block_length", "max_batch_size", "kv_cache_tokens", "num_threads"):
+        for name, most in _MOST.items():
             value = getattr(self, name)
             optional = name != "max_batch_size"
             if value is None and optional:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a positive integer{' or None' * optional}, got {value!r}")
+            least = 0 if name == "max_waiting" else 1
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                kind = f"{'a positive' if least else 'no negative'} integer{' or None' * optional}"
+                raise ValueError(f"{name} must be {kind}, got {value!r:.80}")
+            if value > most:
+                raise ValueError(f"{name} must be at most {most}, got {value:.3g}")
+            object.__setattr__(self, name, int(value))
 
-    def _choice(self, name: str, known: tuple[str, ...]):
+    def _choice(self, name: str, known: tuple[str, ...], more: str = ""):
         value = getattr(self, name)
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}{more}, got {value!r:.80}")
 
 
 def choose_device(device: str, config: ModelConfig | None = None) -> str:
-    """ "cpu" or "cuda"; "auto" takes a GPU if there is one and the build has kernels for it and the model."""
+    """ "cpu", "cuda" or a GPU by its number; "auto" takes the current one if there is one and the build has
+    kernels for it and the model."""
     if device == "cpu":
         return "cpu"
     reason = gpu.why_unusable(ops.build_info(), config)
-    if device == "cuda" and reason:
-        raise ValueError(f"device='cuda': {reason}; use device='cpu'")
+    if device.startswith("cuda:") and not reason and int(device[5:]) >= torch.cuda.device_count():
+        reason = f"there are {torch.cuda.device_count()} GPUs, from 0"
+    if device != "auto" and reason:
+        raise ValueError(f"device={device!r}: {reason}; use device='cpu'")
+    if device != "auto":
+        return device
     return "cpu" if reason else "cuda"
 
 
@@ -83,7 +109,7 @@ def choose_dtype(dtype: str, device: str) -> str:
         raise ValueError("dtype='float16': the CPU has no kernels for it; use 'bfloat16' or 'float32'")
     if dtype != "auto":
         return dtype
-    native = device == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    native = device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return "bfloat16" if native else "float32"
 
 
@@ -100,7 +126,7 @@ def choose_quantization(asked: str | None, checkpoint: Checkpoint, device: str) 
     if quantization != "fp8":
         return quantization
     reason = "the CPU has no kernels for it"
-    if device == "cuda":
+    if device != "cpu":
         capability = torch.cuda.get_device_capability()
         reason = gpu.why_no_fp8(ops.build_info()["cuda_architectures"], capability)
     if reason and stored:

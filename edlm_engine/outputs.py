@@ -31,7 +31,7 @@ class Generation:
     tokens_per_forward: len(token_ids) / nfe, the TPF of Efficient-DLM (arXiv 2512.14067). Forwards that
         committed positions behind the final eos or stop count, those positions do not: one token per step
         can end below 1.
-    seconds: from submission to the end, waiting included.
+    seconds: from submission to the end, waiting included. queue_seconds: of these until it was given a slot.
     forwards: the same forwards, apart.
     """
 
@@ -46,6 +46,7 @@ class Generation:
     tokens_per_forward: float
     seconds: float
     forwards: Forwards = field(repr=False)
+    queue_seconds: float = field(default=0.0, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

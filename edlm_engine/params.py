@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TypedDict
 
 import numpy as np
 
@@ -49,13 +50,13 @@ class SamplingParams:
     threshold: float | None = DEFAULT_THRESHOLD
     steps_per_block: int | None = None
     block_length: int | None = None
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
+    temperature: float | None = 0.0
+    top_k: int | None = 0
+    top_p: float | None = 1.0
     seed: int | None = None
-    stop: Sequence[str] = ()
-    stop_token_ids: Sequence[int] = ()
-    ignore_eos: bool = False
+    stop: str | Sequence[str] | None = ()
+    stop_token_ids: Sequence[int] | None = ()
+    ignore_eos: bool | None = False
 
     def __post_init__(self):
         for field in fields(self):
@@ -133,3 +134,34 @@ class SamplingParams:
 
 
 PARAM_NAMES = tuple(field.name for field in fields(SamplingParams))
+
+
+class Overrides(TypedDict, total=False):
+    """Single fields of SamplingParams, for annotations."""
+
+    max_new_tokens: int | None
+    policy: Policy | str | None
+    threshold: float | None
+    steps_per_block: int | None
+    block_length: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    stop: str | Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    ignore_eos: bool | None
+
+
+class StreamOptions(Overrides, total=False):
+    """What else a stream may be given."""
+
+    timeout: float | None
+    priority: int
+
+
+class RequestOptions(StreamOptions, total=False):
+    """What else generate() may be given."""
+
+    n: int | None
+    progress: bool

@@ -2,7 +2,9 @@
 
 import re
 
+import numpy as np
 import pytest
+import torch
 from checkpoints import config_dict, write_ar_checkpoint, write_checkpoint
 
 from edlm_engine import CapacityError, Engine, SamplingParams
@@ -28,14 +30,22 @@ def refuse(engine, error, message, prompt, params=None, **overrides):
     with pytest.raises(error, match=re.escape(message)) as caught:
         engine.generate(prompt, params, **overrides)
     assert caught.type is error and engine._loop._thread is None
-    if not isinstance(prompt, list) and not isinstance(params, list):
+    if not isinstance(prompt, list) and not isinstance(params, list):  # a stream is of one prompt
         with pytest.raises(error, match=re.escape(message)):
             engine.stream(prompt, params, **overrides)
 
 
-@pytest.mark.parametrize("prompt", ("", "   ", [], ()))
+@pytest.mark.parametrize("prompt", ("", "   "))
 def test_empty_prompt(engine, prompt):
     refuse(engine, ValueError, "prompt is empty; at least one token is needed", prompt)
+
+
+@pytest.mark.parametrize("prompt", ([], (), np.zeros(0, int), torch.zeros(0, dtype=torch.long)))
+def test_no_prompts_give_no_results(engine, prompt):
+    assert engine.generate(prompt) == [] == engine.generate(prompt, n=3)
+    assert engine._loop._thread is None
+    with pytest.raises(ValueError, match="prompt is empty; at least one token is needed"):
+        engine.stream(prompt)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +53,8 @@ def test_empty_prompt(engine, prompt):
     [
         ([1, 128, 2], "prompt[1] is 128, outside the vocabulary [0, 128)"),
         ([1, 2, -1], "prompt[2] is -1, outside the vocabulary [0, 128)"),
-        ([10**30], f"prompt[0] is {10**30}, outside the vocabulary [0, 128)"),
+        ([10**30], "prompt[0] is a number of more than 64 bits, outside the vocabulary [0, 128)"),
+        ([10**5000], "prompt[0] is a number of more than 64 bits, outside the vocabulary [0, 128)"),
         ([[1], [2, 500]], "prompt[1][1] is 500, outside the vocabulary [0, 128)"),
         ([[1], []], "prompt[1] is empty; at least one token is needed"),
         (["w1", ""], "prompt[1] is empty; at least one token is needed"),
@@ -81,7 +92,7 @@ def test_longer_than_the_cache(engine):
 def test_longer_than_the_positions(bare):
     message = "prompt: 500 prompt tokens + 13 new ones exceed the model's 512 positions"
     refuse(bare, CapacityError, message, [1] * 500, max_new_tokens=13)
-    refuse(bare, CapacityError, "exceed the model's 512 positions", [1], max_new_tokens=10**30)
+    refuse(bare, CapacityError, "exceed the model's 512 positions", [1], max_new_tokens=2**30)
 
 
 def test_no_tokenizer(bare):

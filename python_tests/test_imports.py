@@ -20,6 +20,7 @@ LEVELS = [
     ["device_led"],
     ["options"],
     ["assembly"],
+    ["intake", "streams"],
     ["engine"],
     ["convert"],
     ["tools"],

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from edlm_engine import Engine, SamplingParams
 from edlm_engine.params import PARAM_NAMES
@@ -77,7 +78,11 @@ def test_params_are_values():
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("device", "tpu", "device must be one of auto, cpu, cuda, got 'tpu'"),
+        (
+            "device",
+            "tpu",
+            "device must be one of auto, cpu, cuda or a GPU by its number, 'cuda:1', got 'tpu'",
+        ),
         ("dtype", "float64", "dtype must be one of auto, bfloat16, float16, float32, got 'float64'"),
         ("load_format", "gguf", "load_format must be one of auto, dummy, got 'gguf'"),
         ("prefill", "full", "prefill must be one of block_causal, bidirectional, causal, got 'full'"),
@@ -86,6 +91,10 @@ def test_params_are_values():
         ("max_batch_size", None, "max_batch_size must be a positive integer, got None"),
         ("max_batch_size", True, "max_batch_size must be a positive integer, got True"),
         ("kv_cache_tokens", -5, "kv_cache_tokens must be a positive integer or None, got -5"),
+        ("num_threads", 2**20, "num_threads must be at most 1024, got 1.05e+06"),
+        ("max_waiting", -1, "max_waiting must be no negative integer or None, got -1"),
+        ("device", 3, "device must be one of auto, cpu, cuda or a GPU by its number, 'cuda:1', got 3"),
+        ("dtype", torch.float64, "dtype must be one of auto, bfloat16, float16, float32, got 'float64'"),
         ("num_threads", 0, "num_threads must be a positive integer or None, got 0"),
     ],
 )
@@ -109,7 +118,8 @@ def test_numbers_become_plain(kind):
     """Those of numpy would wrap around in sums."""
     params = SamplingParams(
         max_new_tokens=kind(110), top_k=kind(3), seed=kind(4), block_length=kind(5), stop_token_ids=[kind(6)],
-        temperature=np.float32(0.5), ignore_eos=np.bool_(True), steps_per_block=kind(7), top_p=np.float16(0.5),
+        top_p=np.float16(0.5),
+        temperature=np.float32(0.5), ignore_eos=np.bool_(True), steps_per_block=kind(7),
     )  # fmt: skip
     values = [getattr(params, name) for name in PARAM_NAMES] + list(params.stop_token_ids)
     assert {type(value) for value in values} <= {int, float, bool, tuple, type(None)}

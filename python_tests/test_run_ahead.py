@@ -238,7 +238,8 @@ def test_a_listener_that_fails_takes_no_other_down(folders):
 
     with Engine(folders["qwen3"], dtype="float32", stepping="direct") as engine:
         want = engine.generate(prompts(3)[1], max_new_tokens=40).token_ids
-        request = engine._request(prompts(3)[2], SamplingParams(max_new_tokens=40, ignore_eos=True), bad)
+        request = engine._intake.request(prompts(3)[2], SamplingParams(max_new_tokens=40, ignore_eos=True))
+        request.on_chunk = bad
         engine._loop.submit(request)
         assert engine.generate(prompts(3)[1], max_new_tokens=40).token_ids == want
         assert "listener" in str(request.future.exception(20))

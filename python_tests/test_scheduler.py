@@ -104,10 +104,11 @@ def run(scheduler, runner, arrivals, *, cancellations=(), on_step=lambda: None, 
     admitted, step = [], 0
     while step <= max([s for s, _ in arrivals], default=0) or scheduler.waiting or scheduler.running:
         assert step < limit, "does not terminate"
-        scheduler.waiting.extend(r for s, r in arrivals if s == step)
+        for request in [r for s, r in arrivals if s == step]:
+            scheduler.add(request)
         for when, cancelled in cancellations:
             cancelled.cancelled |= when == step
-        scheduler.drop_cancelled()
+        scheduler.drop_ended()
         scheduler.admit()
         admitted += [s.request for s in scheduler.running if s.request not in admitted]
         if scheduler.running:

@@ -244,10 +244,9 @@ def test_errors_reach_async_callers(engine):
 
     async def run():
         with pytest.raises(ValueError, match="prompt is empty"):
-            await engine.agenerate([])
+            await engine.agenerate("")
         with pytest.raises(ValueError, match="threshold must be in"):
-            async for _ in engine.astream(PROMPT, threshold=3.0):
-                pass
+            engine.astream(PROMPT, threshold=3.0)
         task = asyncio.create_task(engine.agenerate(PROMPT, max_new_tokens=400, threshold=None))
         while not engine._loop._scheduler.running:
             await asyncio.sleep(0.001)
@@ -286,10 +285,40 @@ else:
     subprocess.run([sys.executable, "-W", "ignore", "-c", code, folder], check=True, timeout=120)
 
 
-@pytest.mark.parametrize(("first", "policy"), [("", "PASSIVE"), ("import torch; ", "None")])
-def test_openmp_policy_is_set_only_where_it_counts(first, policy):
-    code = f"{first}import edlm_engine, os; print(os.environ.get('OMP_WAIT_POLICY'))"
-    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+def openmp_at_work(first: str, **variables) -> tuple[str, str]:
+    """How often a waiting thread of OpenMP looks before it sleeps where torch is imported behind `first`;
+    what the program's own environment says of the policy afterwards."""
+    code = f"{first}import torch, os; torch.ones(1); print(os.environ.get('OMP_WAIT_POLICY'))"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OMP_")}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **variables}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
-    assert done.stdout.strip() == policy
+    looks = [line for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
+    assert len(looks) == 1  # loaded once
+    return looks[0].partition("=")[2].strip(" '"), done.stdout.strip()
+
+
+def test_openmp_waits_passively_and_the_environment_is_as_it_was():
+    assert openmp_at_work("import edlm_engine; ") == ("0", "None")
+    assert openmp_at_work("import edlm_engine.engine; ") == ("0", "None")
+    late = openmp_at_work("import torch, edlm_engine; ")
+    assert late[0] != "0" and late[1] == "None"
+    chosen = openmp_at_work("import edlm_engine; ", OMP_WAIT_POLICY="ACTIVE")
+    assert chosen[0] != "0" and chosen[1] == "ACTIVE"
+
+
+@pytest.mark.parametrize("main", (1, 2))
+def test_torch_threads_of_the_program_are_left_alone(main):
+    code = (
+        f"import torch, threading; torch.set_num_threads({main}); from edlm_engine import Engine\n"
+        "def count(): print(torch.get_num_threads())\n"
+        "with Engine('edlm-tiny', num_threads=3) as engine:\n"
+        "    engine.generate('Q: x', max_new_tokens=4)\n"
+        "    engine._loop._scheduler.read = lambda *_: count() or 1 / 0\n"  # on the stepping thread
+        "    try: engine.generate('Q: x', max_new_tokens=4)\n"
+        "    except ZeroDivisionError: pass\n"
+        "    count(); thread = threading.Thread(target=count); thread.start(); thread.join()\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert done.stdout.split() == ["3", str(main), str(main)]

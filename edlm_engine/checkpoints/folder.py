@@ -34,8 +34,9 @@ def bundled_models() -> list[str]:
     return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
 
 
-def resolve(model) -> Path:
+def resolve(model, hub: dict | None = None) -> Path:
     """The folder of `model`: a path, a bundled name, or a hub id (downloaded, or taken from the hub's cache).
+    hub: arguments of huggingface_hub.snapshot_download (revision, token, cache_dir, local_files_only).
 
     Raises CheckpointError that says which of the three was tried, and why it failed.
     """
@@ -46,7 +47,7 @@ def resolve(model) -> Path:
     if name in bundled_models():
         return ASSETS / name
     if _HUB_ID.fullmatch(name) and not folder.is_absolute():
-        return _download(name)
+        return _download(name, hub or {})
     kind = "a file; the engine takes the folder that holds it" if folder.exists() else "no folder"
     bundled = ", ".join(bundled_models()) or "none"
     raise CheckpointError(
@@ -54,7 +55,7 @@ def resolve(model) -> Path:
     )
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, hub: dict) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -64,7 +65,7 @@ def _download(hub_id: str) -> Path:
     )
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(hub_id, allow_patterns=_HUB_FILES, **hub))
     except RepositoryNotFoundError as error:
         message = "the hub has no such model, or it needs a login (hf auth login)"
         raise CheckpointError(f"{hub_id}: no folder here, and {message}") from error

@@ -6,8 +6,6 @@ from typing import Protocol
 
 from ..errors import CheckpointError
 from .added_tokens import tokenizer_config
-from .json_tokenizer import JsonTokenizer
-from .sentencepiece_tokenizer import SentencePieceTokenizer
 
 
 class Tokenizer(Protocol):
@@ -39,10 +37,15 @@ class Tokenizer(Protocol):
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
     """The folder's tokenizer; None when it has no tokenizer file (token ids in, token ids out)."""
+    # Each library is loaded only where it is needed.
+    if (folder / "tokenizer.model").exists() and not (folder / "tokenizer.json").exists():
+        from .sentencepiece_tokenizer import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(folder / "tokenizer.model")
+    from .json_tokenizer import JsonTokenizer
+
     if (folder / "tokenizer.json").exists():
         return JsonTokenizer.from_file(folder / "tokenizer.json")
-    if (folder / "tokenizer.model").exists():
-        return SentencePieceTokenizer(folder / "tokenizer.model")
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         return JsonTokenizer.from_vocabulary(folder)
     return None

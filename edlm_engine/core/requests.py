@@ -12,16 +12,28 @@ from .transcript import Transcript
 
 @dataclass(eq=False, slots=True)
 class Request:
-    """One prompt on its way: what the caller holds while the engine works."""
+    """One prompt on its way: what the caller holds while the engine works.
+
+    params: with a number for max_new_tokens. timeout: seconds after which it has failed; None: none.
+    priority: of those that wait, the highest is admitted first. admitted: when it was.
+    """
 
     prompt: list[int]
     params: SamplingParams
     seed: int
     transcript: Transcript
     on_chunk: Callable[[Chunk], None] | None = None  # for streams
+    timeout: float | None = None
+    priority: int = 0
     future: Future = field(default_factory=Future)
     submitted: float = field(default_factory=perf_counter)
+    admitted: float | None = None
     cancelled: bool = False
+
+    @property
+    def expired(self) -> bool:
+        """Whether its time is over."""
+        return self.timeout is not None and perf_counter() - self.submitted > self.timeout
 
     @property
     def length(self) -> int:

@@ -1,13 +1,17 @@
 """Which sequences run, and what each of them puts into the next forward."""
 
-from collections import deque
-from concurrent.futures import CancelledError
+from bisect import insort
+from concurrent.futures import CancelledError, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import torch
 
 from .. import ops
 from ..config import DecodingConfig
+from ..errors import RequestTimeoutError
+from ..outputs import Generation
 from ..steps.block_state import OPEN, BlockState
 from ..steps.inputs import ForwardInputs, QueryBlock, StepBuffer, append_blocks, to_device
 from ..steps.kv_cache import PagedKVCache
@@ -15,6 +19,7 @@ from ..steps.policies import Policy
 from ..steps.prompts import prompt_blocks
 from .observers import Observers
 from .requests import Request, Sequence
+from .statistics import Counters
 from .step_reader import StepReader
 
 
@@ -38,7 +43,7 @@ class Plan:
 
 
 class Scheduler:
-    """Admits requests first come, first served, plans forwards, and lets sequences leave.
+    """Admits requests by priority, then first come, first served, plans forwards, and lets sequences leave.
 
     max_rows: most rows of a forward that prompts may fill; a bidirectional prompt longer than that runs
         in a forward without other prompts.
@@ -54,12 +59,13 @@ class Scheduler:
         observers: Observers | None = None,
     ):
         self.cache, self.state, self.decoding, self.max_rows = cache, state, decoding, max_rows
-        self.waiting: deque[Request] = deque()
+        self.waiting: list[Request] = []  # in the order of admission
+        self.counters = Counters()
         self.running: list[Sequence] = []
         self._reader = StepReader(state)
         self._observers = observers or Observers()
-        slots, shift = len(state.records), decoding.token_shift
-        self._buffer = StepBuffer(slots, state.tokens.shape[1], slots, shift)
+        self.slots, shift = len(state.records), decoding.token_shift
+        self._buffer = StepBuffer(self.slots, state.tokens.shape[1], self.slots, shift)
         self._control = torch.zeros(ops.CONTROL_WORDS, dtype=torch.int32)
         self._shift = ops.SHIFT if shift else 0
 
@@ -79,6 +85,10 @@ class Scheduler:
         host = self.state.host
         return any(not host.active[s.slot] or s.policy.rule is None for s in self.running)
 
+    def add(self, request: Request):
+        """Let a request wait for its turn."""
+        insort(self.waiting, request, key=lambda waiting: -waiting.priority)
+
     def admit(self):
         """Move requests from waiting to running while slots and pages last."""
         while self.waiting:
@@ -86,16 +96,22 @@ class Scheduler:
             slot = self.cache.reserve(request.length)
             if slot is None:
                 return
-            self.waiting.popleft()
+            self.waiting.pop(0)
             if not request.future.set_running_or_notify_cancel():
                 self.cache.release(slot)
+                self.counters.cancelled += 1
                 continue
+            request.admitted = perf_counter()
             block_length = request.params.block_length or self.decoding.block_length
             sequence = Sequence(
                 request, slot, block_length, aligned=self.decoding.aligned, shift=self.decoding.token_shift
             )
             self.running.append(sequence)  # before anything can raise, so that it is failed and not lost
-            self._begin(sequence)
+            self.counters.prompt_tokens += len(request.prompt)
+            try:
+                self._begin(sequence)
+            except Exception as error:  # of this request alone
+                self.fail(sequence, error)
 
     def _begin(self, sequence: Sequence):
         """Write into the block state all that the steps of the sequence need to know."""
@@ -172,6 +188,7 @@ class Scheduler:
     def read(self, sequences: list[Sequence]):
         """Read a step that the block state shows, in which these sequences denoised."""
         self._observers.begin("read")
+        self.counters.steps += 1
         for sequence in sequences:
             try:
                 if (generation := self._reader.read(sequence)) is not None:
@@ -180,29 +197,65 @@ class Scheduler:
                 self.fail(sequence, error)
         self._observers.end("read")
 
-    def _end(self, sequence: Sequence, generation):
-        request = sequence.request
+    def _end(self, sequence: Sequence, generation: Generation):
+        request, counters = sequence.request, self.counters
         chunk = self._reader.chunk(sequence, generation) if request.on_chunk else None
         self._leave(sequence)
+        counters.finished += 1
+        counters.tokens += len(generation.token_ids)
+        counters.forwards += generation.nfe
+        counters.queue_seconds += generation.queue_seconds
+        counters.run_seconds += generation.seconds - generation.queue_seconds
         if chunk:
             request.on_chunk(chunk)
         request.future.set_result(generation)
 
-    def fail(self, sequence: Sequence, error: Exception):
+    def fail(self, sequence: Sequence, error: BaseException):
         """End one sequence with an error; the others are not touched."""
         if sequence in self.running:
             self._leave(sequence)
-        sequence.request.future.set_exception(error)
+        self._refuse(sequence.request, error)
 
-    def drop_cancelled(self):
-        """Free the slots and pages of requests whose caller has gone."""
+    def _refuse(self, request: Request, error: BaseException):
+        """Let a request that has no slot, or none any more, end with an error."""
+        if isinstance(error, CancelledError):
+            self.counters.cancelled += 1
+        else:
+            self.counters.failed += 1
+        with suppress(InvalidStateError):  # its caller has cancelled the future, or it has its result
+            request.future.set_exception(error)
+
+    def drop_ended(self):
+        """Free the slots and pages of requests whose caller has gone, and of those whose time is over."""
         for request in [r for r in self.waiting if r.cancelled]:
             self.waiting.remove(request)
+            self.counters.cancelled += 1
             request.future.cancel()
+        for request in [r for r in self.waiting if r.expired]:
+            self.waiting.remove(request)
+            if request.future.set_running_or_notify_cancel():
+                self._refuse(request, _timeout(request, "waiting for its turn"))
         for sequence in [s for s in self.running if s.request.cancelled]:
             self.fail(sequence, CancelledError())
+        for sequence in [s for s in self.running if s.request.expired]:
+            done = f"with {len(sequence.request.transcript.token_ids)} tokens generated"
+            self.fail(sequence, _timeout(sequence.request, done))
+
+    def fail_all(self, error: BaseException):
+        """End every request, waiting or running, with an error."""
+        for sequence in list(self.running):
+            self.fail(sequence, error)
+        while self.waiting:
+            request = self.waiting.pop()
+            if request.future.set_running_or_notify_cancel():
+                self._refuse(request, error)
 
     def _leave(self, sequence: Sequence):
         self.running.remove(sequence)
         self.state.host.active[sequence.slot] = 0
         self.cache.release(sequence.slot)
+
+
+def _timeout(request: Request, state: str) -> RequestTimeoutError:
+    limit = f"timeout={request.timeout:g} s"
+    return RequestTimeoutError(f"the request did not finish within {limit}; it ended {state}")

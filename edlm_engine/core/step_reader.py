@@ -78,6 +78,7 @@ class StepReader:
         request, transcript = sequence.request, sequence.request.transcript
         count = len(transcript.token_ids)
         self._keep_statistics(sequence, count - sequence.output_start)
+        now = perf_counter()
         return Generation(
             text=transcript.text(),
             token_ids=transcript.token_ids,
@@ -88,6 +89,7 @@ class StepReader:
             commit_steps=sequence.commit_steps[:count],
             nfe=sequence.denoisings,
             tokens_per_forward=count / sequence.denoisings,
-            seconds=perf_counter() - request.submitted,
+            seconds=now - request.submitted,
             forwards=Forwards(sequence.prefills, sequence.denoisings),
+            queue_seconds=request.admitted - request.submitted,
         )

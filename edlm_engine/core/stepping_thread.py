@@ -1,18 +1,26 @@
 """The one thread that steps the engine; callers hand it requests and wait for their futures."""
 
+import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Protocol
 
 import torch
 
-from ..errors import EngineClosedError
+from ..errors import EngineBusyError, EngineClosedError
 from ..hardware.machine import default_threads
+from ..hardware.openmp import set_threads
+from ..steps.kv_cache import PAGE_LENGTH
 from .observers import Observers
 from .requests import Request
 from .runner import Runner
 from .scheduler import Scheduler
+from .statistics import EngineStats
+
+_log = logging.getLogger("edlm_engine")
 
 
 class Leader(Protocol):
@@ -28,7 +36,8 @@ class SteppingThread:
     """Owns the scheduler and the runner: nothing else touches them once the thread runs.
 
     The thread starts with the first request and sleeps while there is nothing to do. leader: takes over
-    whenever the host need not lead; without it the host leads every step.
+    whenever the host need not lead; without it the host leads every step. max_waiting: requests that may
+    wait beside those that have a slot; None: any number.
     """
 
     def __init__(
@@ -38,6 +47,7 @@ class SteppingThread:
         num_threads: int | None,
         leader: Leader | None = None,
         observers: Observers | None = None,
+        max_waiting: int | None = None,
     ):
         self._scheduler, self._runner, self._leader = scheduler, runner, leader
         self.observers = observers or Observers()
@@ -47,35 +57,89 @@ class SteppingThread:
         self._inbox: deque[Request] = deque()
         self._wake = threading.Condition()
         self._closed = False
+        self._broken: BaseException | None = None
+        self._max_waiting = max_waiting
         self._thread: threading.Thread | None = None
+        self._pid: int | None = None  # of the process that started it
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests."""
+        return self._closed
+
+    @property
+    def _in_child(self) -> bool:
+        """Whether this process was forked from the one that runs the thread. Threads do not survive a fork,
+        and locks stay as they were: whoever asked the thread for something would wait forever."""
+        return self._pid is not None and self._pid != os.getpid()
 
     @property
     def stepping(self) -> str:
         return self._leader.stepping if self._leader else "eager"
 
     def submit(self, *requests: Request):
-        """Hand over requests, which begin in the same step if there is room."""
+        """Hand requests over, all before the next step. Raises EngineClosedError after close(), where the
+        thread has broken down, and in a process forked from the one that runs it; EngineBusyError if more
+        would wait than may."""
+        self._check_alive()
         with self._wake:
-            if self._closed:
-                raise EngineClosedError("the engine is closed")
-            if self._thread is None:
+            self._check_alive()
+            self._check_room(len(requests))
+            if self._thread is None and requests:
+                self._pid = os.getpid()
                 self._thread = threading.Thread(target=self._run, name="edlm-engine", daemon=True)
                 self._thread.start()
-            elif not self._thread.is_alive():  # threads do not survive a fork: the caller would wait forever
-                raise EngineClosedError(
-                    "the engine's thread is of another process; create the Engine after forking"
-                )
             self._inbox.extend(requests)
             self._wake.notify()
 
+    def _check_alive(self):
+        if self._in_child:
+            raise EngineClosedError(
+                "the engine's thread is of another process; create the Engine after forking"
+            )
+        if self._broken is not None:
+            raise EngineClosedError(f"{_broken_down(self._broken)}; create a new one") from self._broken
+        if self._closed:
+            raise EngineClosedError("the engine is closed")
+
+    def _check_room(self, count: int):
+        """Raise EngineBusyError if so many more requests would make too many wait."""
+        if self._max_waiting is None:
+            return
+        scheduler = self._scheduler
+        waiting = len(self._inbox) + len(scheduler.waiting)
+        # Behind one that waits already all have to: there is no slot, or no room in the cache.
+        free = 0 if scheduler.waiting else scheduler.slots - len(scheduler.running)
+        if waiting + count - free > self._max_waiting:
+            raise EngineBusyError(
+                f"{count} more request{'s' * (count > 1)} would make {waiting + count - free} wait; "
+                f"max_waiting is {self._max_waiting}; try again later"
+            )
+
+    def stats(self) -> EngineStats:
+        """What the engine does and has done."""
+        scheduler, counters = self._scheduler, self._scheduler.counters
+        with self._wake:
+            return EngineStats(
+                running=len(scheduler.running),
+                waiting=len(scheduler.waiting) + len(self._inbox),
+                pages=scheduler.cache.num_pages,
+                free_pages=scheduler.cache.free_pages,
+                page_tokens=PAGE_LENGTH,
+                **asdict(counters),
+            )
+
     def cancel(self, request: Request):
         """Let the request leave before the next step; harmless when it has ended."""
-        with self._wake:
-            request.cancelled = True
-            self._wake.notify()
+        request.cancelled = True
+        if not self._in_child:
+            with self._wake:
+                self._wake.notify()
 
     def close(self):
         """Stop after the step under way; requests that have not ended get EngineClosedError."""
+        if self._in_child:
+            return
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -83,17 +147,42 @@ class SteppingThread:
             self._thread.join()
 
     def _run(self):
-        torch.set_num_threads(self.num_threads)  # OpenMP keeps this per calling thread
-        with torch.inference_mode():
-            while self._collect():
-                try:
-                    self.observers.begin("step")
-                    self._step()
-                    self.observers.end("step")
-                except Exception as error:  # a defect must reach the callers and leave the engine usable
-                    for sequence in list(self._scheduler.running):
-                        self._scheduler.fail(sequence, error)
-        self._abandon()
+        try:
+            set_threads(self.num_threads)
+            device = self._runner.state.records.device
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            with torch.inference_mode():
+                while self._collect():
+                    self._step_or_fail()
+        except BaseException as error:  # whatever ends the thread, nobody must wait for it in vain
+            _log.exception("the stepping thread has broken down")
+            self._end(error)
+        else:
+            self._end(None)
+
+    def _step_or_fail(self):
+        try:
+            self.observers.begin("step")
+            self._step()
+            self.observers.end("step")
+        except Exception as error:  # a defect must reach the callers and leave the engine usable
+            _log.exception("a step failed, and with it %d requests", len(self._scheduler.running))
+            for sequence in list(self._scheduler.running):
+                self._scheduler.fail(sequence, error)
+
+    def _end(self, error: BaseException | None):
+        """Let every request that has come or comes end with an error."""
+        with self._wake:
+            self._closed, self._broken = True, error
+            self._take_inbox()
+        if error is None:
+            closed = EngineClosedError("the engine was closed before the request finished")
+            self._scheduler.fail_all(closed)
+        else:
+            broken = EngineClosedError(_broken_down(error))
+            broken.__cause__ = error
+            self._scheduler.fail_all(broken)
 
     def _collect(self) -> bool:
         """Wait for work and take what has come in; False once closed."""
@@ -105,12 +194,12 @@ class SteppingThread:
             return not self._closed
 
     def _take_inbox(self):
-        self._scheduler.waiting.extend(self._inbox)
-        self._inbox.clear()
+        while self._inbox:
+            self._scheduler.add(self._inbox.popleft())
 
     def _step(self):
         scheduler = self._scheduler
-        scheduler.drop_cancelled()
+        scheduler.drop_ended()
         scheduler.admit()
         if not scheduler.running:
             return
@@ -131,11 +220,6 @@ class SteppingThread:
             self._take_inbox()
             return self._closed or self._scheduler.can_admit
 
-    def _abandon(self):
-        error = EngineClosedError("the engine was closed before the request finished")
-        for sequence in list(self._scheduler.running):
-            self._scheduler.fail(sequence, error)
-        for request in self._scheduler.waiting:
-            if request.future.set_running_or_notify_cancel():
-                request.future.set_exception(error)
-        self._scheduler.waiting.clear()
+
+def _broken_down(error: BaseException) -> str:
+    return f"the engine has broken down: {type(error).__name__}: {error!s:.200}"

@@ -88,7 +88,7 @@ class RunAhead:
             state = self._runner.state
             state.load_snapshot(snapshot)
             scheduler.read([s for s in scheduler.running if state.host.active[s.slot]])
-            scheduler.drop_cancelled()
+            scheduler.drop_ended()
             for slot in before - {sequence.slot for sequence in scheduler.running}:
                 link.stop(slot)
             count += 1

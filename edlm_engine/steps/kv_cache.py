@@ -33,8 +33,12 @@ class PagedKVCache:
         self._pages: dict[int, list[int]] = {}
 
     @property
+    def free_pages(self) -> int:
+        return len(self._free_pages)
+
+    @property
     def free_tokens(self) -> int:
-        return len(self._free_pages) * PAGE_LENGTH
+        return self.free_pages * PAGE_LENGTH
 
     def has_room(self, tokens: int) -> bool:
         """Whether reserve() would find a slot with so many positions."""

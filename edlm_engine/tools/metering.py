@@ -69,7 +69,7 @@ class _Run:
     """Observes one run of an engine."""
 
     def __init__(self, engine: Engine):
-        on_gpu = engine.device == "cuda"
+        on_gpu = engine.device != "cpu"
         self._scheduler = engine._loop._scheduler
         self.forward, self.commit = Spans(on_gpu), Spans(on_gpu)
         self.host, self.apart = CpuTime(), CpuTime()
@@ -159,7 +159,7 @@ def step_times(
     runner, scheduler, num_threads = engine._loop._runner, engine._loop._scheduler, engine._loop.num_threads
     before, params = torch.get_num_threads(), SamplingParams(max_new_tokens=max(rows))
     request = Request([1 + i % 64 for i in range(prefix)], params, 0, Transcript(params, (), None))
-    scheduler.waiting.append(request)
+    scheduler.add(request)
     if not scheduler.can_admit:
         scheduler.waiting.clear()
         raise ValueError(f"the cache has no room for {prefix} + {max(rows)} positions")

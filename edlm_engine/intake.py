@@ -1,0 +1,170 @@
+"""From what a caller gives to requests: everything is checked before anything starts."""
+
+import math
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from operator import index
+from pathlib import Path
+
+from .checkpoints.tokenizer import Tokenizer
+from .config import DecodingConfig, ModelConfig
+from .core.requests import Request
+from .core.transcript import Transcript
+from .errors import CapacityError
+from .params import DEFAULT_NEW_TOKENS, PARAM_NAMES, SamplingParams
+from .steps.policies.policy import number
+
+MAX_SAMPLES = 4096
+_ALWAYS_ENCODED = 1 << 20  # characters; longer texts are measured against the longest token first
+
+
+@dataclass(slots=True)
+class Intake:
+    """What an engine holds its requests against. positions: of the longest request that ever fits."""
+
+    path: Path
+    config: ModelConfig
+    decoding: DecodingConfig
+    kv_cache_tokens: int
+    tokenizer: Tokenizer | None
+    default_params: SamplingParams
+
+    @property
+    def positions(self) -> int:
+        return min(self.config.max_positions, self.kv_cache_tokens)
+
+    def params(self, params, overrides: dict) -> SamplingParams:
+        """Raises TypeError and ValueError for what is no parameter or out of range."""
+        if params is not None and not isinstance(params, SamplingParams):
+            raise TypeError(f"params must be SamplingParams, got {params!r:.80}")
+        unknown = sorted(set(overrides) - set(PARAM_NAMES))
+        if unknown:
+            raise TypeError(f"unknown sampling parameter {unknown[0]!r}; known: {', '.join(PARAM_NAMES)}")
+        merged = (params or self.default_params).override(**overrides)
+        if merged.stop and self.tokenizer is None:
+            raise ValueError(f"{self.path}: stop strings need a tokenizer, and the checkpoint has none")
+        self.check_block_length(merged)
+        return merged
+
+    def params_list(self, params, count: int, overrides: dict) -> list[SamplingParams]:
+        """One for each of `count` prompts."""
+        if not isinstance(params, list | tuple):
+            return [self.params(params, overrides)] * count
+        if len(params) != count:
+            raise ValueError(f"{len(params)} params for {count} prompts; give one for all or one for each")
+        return [self.params(own, overrides) for own in params]
+
+    def check_block_length(self, params: SamplingParams):
+        """Raises ValueError if the engine cannot decode such blocks."""
+        most = self.decoding.block_length
+        if params.block_length is None:
+            return
+        if self.decoding.autoregressive:
+            raise ValueError(
+                f"block_length={params.block_length}: {self.path} is autoregressive, without blocks"
+            )
+        if params.block_length > most:
+            hint = f"Engine(..., block_length={params.block_length}) allows it"
+            raise ValueError(f"block_length={params.block_length} exceeds the engine's {most}; {hint}")
+
+    def request(self, prompt, params: SamplingParams, *, where="prompt", timeout=None, priority=0) -> Request:
+        """Raises TypeError, ValueError and CapacityError that name the prompt as `where`."""
+        timeout, priority = check_scheduling(timeout, priority)
+        ids = self.token_ids(prompt, where)
+        params = replace(params, max_new_tokens=self._new_tokens(len(ids), params.max_new_tokens, where))
+        transcript = Transcript(params, self.decoding.eos_token_ids, self.tokenizer)
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        return Request(ids, params, seed, transcript, timeout=timeout, priority=priority)
+
+    def _new_tokens(self, prompt: int, wanted: int | None, where: str) -> int:
+        """How many tokens may follow a prompt: `wanted`, or the default as far as there is room."""
+        number_of = DEFAULT_NEW_TOKENS if wanted is None else wanted
+        if wanted is None:
+            number_of = max(1, min(number_of, self.positions - prompt))
+        sizes = f"{where}: {prompt} prompt tokens + {number_of} new ones"
+        if prompt + number_of > self.config.max_positions:
+            raise CapacityError(f"{sizes} exceed the model's {self.config.max_positions} positions")
+        if prompt + number_of > self.kv_cache_tokens:
+            raise CapacityError(f"{sizes} exceed kv_cache_tokens={self.kv_cache_tokens}")
+        return number_of
+
+    def token_ids(self, prompt, where: str, special: bool = True) -> list[int]:
+        """A prompt as tokens. special: whether the tokenizer adds its own around a text."""
+        if isinstance(prompt, str):
+            prompt = self._encode(prompt, where, special)
+        ids = []
+        for i, token in enumerate(plain(prompt, where)):
+            try:
+                ids.append(index(token.item() if hasattr(token, "item") else token))
+            except (TypeError, ValueError, RuntimeError):
+                raise TypeError(f"{where}[{i}] must be a token id (int), got {token!r:.80}") from None
+            if not 0 <= ids[-1] < self.config.vocab_size:
+                vocabulary = f"[0, {self.config.vocab_size})"
+                found = ids[-1] if abs(ids[-1]) < 2**63 else "a number of more than 64 bits"
+                raise ValueError(f"{where}[{i}] is {found}, outside the vocabulary {vocabulary}")
+        if not ids:
+            raise ValueError(f"{where} is empty; at least one token is needed")
+        return ids
+
+    def _encode(self, text: str, where: str, special: bool) -> list[int]:
+        if self.tokenizer is None:
+            raise ValueError(f"{self.path}: no tokenizer in the checkpoint; give token ids as the prompt")
+        most = max(_ALWAYS_ENCODED, self.positions * self.tokenizer.longest_piece)
+        if len(text) > most:
+            raise CapacityError(
+                f"{where}: {len(text)} characters cannot fit into {self.positions} positions; "
+                f"no token is longer than {self.tokenizer.longest_piece} characters"
+            )
+        try:
+            return self.tokenizer.encode(text) if special else self.tokenizer.encode(text, special=False)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+
+def check_scheduling(timeout, priority) -> tuple[float | None, int]:
+    """Plain numbers. Raises ValueError naming the one that is wrong."""
+    if timeout is not None:
+        timeout = number("timeout", timeout, 0, math.inf, open_low=True)
+    return timeout, 0 if priority is None else number("priority", priority, -(2**31), 2**31 - 1, integer=True)
+
+
+def check_samples(n) -> int | None:
+    """n as a plain number. Raises ValueError."""
+    return None if n is None else number("n", n, 1, MAX_SAMPLES, integer=True)
+
+
+def sample_params(params: SamplingParams, n: int) -> list[SamplingParams]:
+    """For n samples of a prompt: with a seed, each has its own, the first the one given."""
+    if params.seed is None:
+        return [params] * n
+    return [replace(params, seed=(params.seed + i) % 2**63) for i in range(n)]
+
+
+def as_list(prompt) -> tuple[list, bool]:
+    """The prompts, and whether there is just one that stands for itself."""
+    if isinstance(prompt, str):
+        return [prompt], True
+    items = list(plain(prompt, "prompt"))
+    if all(isinstance(item, Iterable) and not _is_scalar(item) for item in items):
+        return items, False
+    return [items], True
+
+
+def is_long(prompt, most: int) -> bool:
+    """Whether turning a prompt into tokens would keep an event loop waiting."""
+    return isinstance(prompt, str) and len(prompt) > most
+
+
+def plain(prompt, where: str) -> Iterable:
+    """The items of a prompt; tensors and arrays become lists."""
+    found = prompt
+    prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping):
+        raise TypeError(f"{where} must be a str, a list of token ids or a list of either, got {found!r:.80}")
+    return prompt
+
+
+def _is_scalar(item) -> bool:
+    """A tensor or array without dimensions says that it can be iterated, and cannot."""
+    return getattr(item, "ndim", None) == 0
