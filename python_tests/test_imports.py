@@ -22,8 +22,8 @@ LEVELS = [
     ["assembly"],
     ["intake", "streams"],
     ["engine"],
-    ["convert"],
-    ["tools"],
+    ["benchmark", "convert"],
+    ["tools", "pytest_plugin"],
     ["__main__"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
