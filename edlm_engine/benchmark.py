@@ -239,17 +239,15 @@ def _closed_loop(
     tick: Callable[[], None],
 ) -> list[Sample | Exception]:
     """The outcomes of request(0, stop) to request(count - 1, stop), run by so many threads."""
-    stop = Event()
-    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="edlm-measure")
-    try:
-        outcomes = []
-        for outcome in pool.map(lambda index: request(index, stop), range(count)):
-            outcomes.append(outcome)
-            tick()
-        return outcomes
-    finally:  # an interrupt must not leave requests running
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    stop, outcomes = Event(), []
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="edlm-measure") as pool:
+        try:
+            for outcome in pool.map(lambda index: request(index, stop), range(count)):
+                outcomes.append(outcome)
+                tick()
+        finally:  # an interrupt must not leave requests running
+            stop.set()
+    return outcomes
 
 
 def _timed(stream: Callable[[], Iterable[Chunk]], prompt: int, stop: Event) -> Sample | Exception:
