@@ -17,7 +17,7 @@ from pathlib import Path
 
 def read(path: Path) -> list[dict]:
     records = []
-    with path.open(encoding="utf-8-sig", newline="\n") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 records += [json.loads(line) | {}] if line.strip() else []

@@ -97,11 +97,12 @@ def test_service():
         (choice,) = json.load(response)["choices"]
         assert response.status == 200 and choice == {"index": 0, "text": SORTED, "finish_reason": "stop"}
 
-        response = post(port, request | {"stream": True})
+        response = post(port, request | {"stream": True, "policy": "schedule"})
         assert response.headers["Content-Type"] == "text/event-stream"
         *data, end = events(response)
         pieces = [json.loads(item)["choices"][0] for item in data]
         assert end == "[DONE]" and "".join(piece["text"] for piece in pieces) == SORTED
+        assert sum(bool(piece["text"]) for piece in pieces) > 1
         assert [piece["finish_reason"] for piece in pieces] == [None] * (len(pieces) - 1) + ["stop"]
 
         (choice,) = json.load(post(port, {"prompt": SORT, "max_new_tokens": 2}))["choices"]
@@ -257,6 +258,8 @@ def test_notebook(monkeypatch, capsys):
     plain = re.sub(r"\033\[\d+m", "", out)
     result = names["result"]
     assert f"{len(bars)} tokens in {result.nfe} forwards" in plain and len(bars) == len(result.token_ids)
-    assert f"{result.nfe:>2}  " + result.text.replace("\n", "↵") in plain  # the last pass shows all of it
+    passes = re.findall(r"^ ?\d+  (.*)$", plain, re.M)
+    assert len(passes) == result.nfe and "▒" in passes[0]
+    assert passes[-1] == result.text.replace("\n", "↵")
     assert len(re.findall(r"^\w+(?::\S+)? +\d+ forwards", plain, re.M)) == 5
     assert "32 requests, 4 at a time" in plain

@@ -22,6 +22,7 @@ PLUGIN = "edlm_engine.pytest_plugin"
 ALONE = ("-p", PLUGIN, "-p", "no:cacheprovider")
 BOTH = ("-p", "benchmark", *ALONE)
 FAKE_ENGINE = """
+    import time
     from types import SimpleNamespace
     import pytest
 
@@ -29,6 +30,7 @@ FAKE_ENGINE = """
         def stream(self, prompt, params=None, **overrides):
             if prompt == "bad":
                 raise ValueError("bad prompt")
+            time.sleep(0.001)
             yield SimpleNamespace(text="a", generation=None)
             yield SimpleNamespace(text="ab", generation=SimpleNamespace(token_ids=[0] * 6, nfe=2))
 
