@@ -198,8 +198,7 @@ def measure(
     or no prompts, and what the first request raised if not a single one ended well.
     """
     every = [prompts] if isinstance(prompts, str) else list(prompts)
-    total = max(len(every), concurrency) if requests is None else requests
-    _check(every, total, concurrency, warmup)
+    total = _checked_requests(requests, every, concurrency, warmup)
 
     def request(index: int, stop: Event) -> Sample | Exception:
         prompt = index % len(every)
@@ -220,16 +219,18 @@ def measure(
     return Latencies(samples, failures, concurrency, wall_seconds)
 
 
-def _check(prompts: list[Any], requests: int, concurrency: int, warmup: int) -> None:
-    from .steps.policies.policy import (
-        number,
-    )  # imports torch, which whoever only reads results can do without
+def _checked_requests(requests: int | None, prompts: list[Any], concurrency: int, warmup: int) -> int:
+    # this imports torch, which whoever only reads results does without
+    from .steps.policies.policy import number
 
     if not prompts:
         raise ValueError("prompts are empty; at least one is needed")
     number("concurrency", concurrency, 1, integer=True)
     number("warmup", warmup, 0, integer=True)
+    if requests is None:
+        return max(len(prompts), concurrency)
     number("requests", requests, concurrency, integer=True, hint=f"; concurrency={concurrency} needs as many")
+    return requests
 
 
 def _closed_loop(

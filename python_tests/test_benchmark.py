@@ -243,6 +243,7 @@ def test_progress_counts_measured_requests(monkeypatch):
         ({"prompts": []}, "prompts are empty; at least one is needed"),
         ({"concurrency": 0}, r"concurrency must be in \[1, inf\), got 0"),
         ({"concurrency": 1.5}, "concurrency must be an integer, got 1.5"),
+        ({"concurrency": "2"}, "concurrency must be an integer, got '2'"),
         ({"warmup": -1}, r"warmup must be in \[0, inf\), got -1"),
         ({"requests": 0}, r"requests must be in \[1, inf\), got 0"),
         (
