@@ -7,8 +7,9 @@ from time import perf_counter
 
 import torch
 
+from .checkpoints.chat_template import ChatTemplate, load_chat_template
 from .checkpoints.folder import Checkpoint, DummyTensors, resolve
-from .checkpoints.tokenizer import ChatTemplate, Tokenizer, load_chat_template, load_tokenizer
+from .checkpoints.tokenizer import Tokenizer, load_tokenizer
 from .config import DecodingConfig, ModelConfig
 from .core.memory import cache_tokens, check_weights_fit
 from .core.observers import Observers

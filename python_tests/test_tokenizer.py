@@ -1,4 +1,4 @@
-"""Tokenizer files of both kinds, and chat templates."""
+"""Tokenizer files of both kinds."""
 
 import json
 
@@ -7,13 +7,7 @@ import tokenizers
 from checkpoints import EOS, MASK, config_dict, write_checkpoint, write_tokenizer
 
 from edlm_engine import CheckpointError, Engine
-from edlm_engine.checkpoints.tokenizer import load_chat_template, load_tokenizer
-
-MESSAGES = [{"role": "user", "content": "w5 <b>"}]
-TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {{ m['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}assistant{{ eos_token }}{% endif %}"
-)
+from edlm_engine.checkpoints.tokenizer import load_tokenizer
 
 
 def write_config(folder, **config):
@@ -142,87 +136,3 @@ def test_chat_has_no_second_bos(tmp_path, sentencepiece_model, add_bos):
 
 def test_no_tokenizer(tmp_path):
     assert load_tokenizer(tmp_path) is None
-    assert load_chat_template(tmp_path) is None
-
-
-@pytest.mark.parametrize("place", ("jinja", "config", "list"))
-def test_chat_template_is_rendered(tmp_path, place):
-    eos = {"content": "</s>", "special": True}
-    named = [{"name": "tools", "template": "x"}, {"name": "default", "template": TEMPLATE}]
-    template = {"jinja": "never used", "config": TEMPLATE, "list": named}[place]
-    write_config(tmp_path, eos_token=eos, bos_token=None, chat_template=template)
-    if place == "jinja":
-        (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
-    assert load_chat_template(tmp_path).render(MESSAGES) == "user: w5 <b>\nassistant</s>"
-
-
-def template(folder, source: str):
-    (folder / "chat_template.jinja").write_text(source)
-    return load_chat_template(folder)
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ messages.__class__.__base__ }}",
-        "{{ raise_exception.__globals__.items() }}",
-        "{{ messages.append(1) }}",
-        "{{ ''|attr('__class__') }}{{ (''|attr('__class__')).__mro__ }}",
-        "{{ 'x{0.__class__.__mro__}'.format(messages) }}",
-    ],
-)
-def test_sandbox_refuses(tmp_path, source):
-    with pytest.raises(ValueError, match=r"refuses these messages: .*unsafe"):
-        template(tmp_path, source).render(MESSAGES)
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("{{ raise_exception('roles must alternate') }}", "refuses these messages: roles must alternate"),
-        ("{{ 1 / 0 }}", "refuses these messages: division by zero"),
-        ("{{ messages[0].content + 1 }}", "refuses these messages: can only concatenate str"),
-        ("{% for i in range(10**9) %}{% endfor %}", "refuses these messages: Range too big"),
-    ],
-)
-def test_template_that_raises(tmp_path, source, message):
-    with pytest.raises(ValueError, match=rf"chat_template\.jinja: the chat template {message}"):
-        template(tmp_path, source).render(MESSAGES)
-
-
-def test_template_with_a_syntax_error(tmp_path):
-    with pytest.raises(CheckpointError, match=r"chat_template\.jinja: chat template, line 2: "):
-        template(tmp_path, "fine\n{% if %}")
-
-
-def test_template_with_break(tmp_path):
-    source = "{% for m in messages %}{{ m.role }}{% break %}{% endfor %}"
-    assert template(tmp_path, source).render(MESSAGES * 2) == "user"
-
-
-@pytest.mark.parametrize(
-    ("messages", "where"),
-    [
-        (["hello"], r"messages\[0\] must have 'role' and 'content', got 'hello'"),
-        (
-            [*MESSAGES, {"role": "user"}],
-            r"messages\[1\] must have 'role' and 'content'",
-        ),
-        ("hello", r"messages\[0\] must have 'role' and 'content', got 'h'"),
-    ],
-)
-def test_malformed_messages(tmp_path, messages, where):
-    with pytest.raises(ValueError, match=where):
-        template(tmp_path, TEMPLATE).render(messages)
-
-
-def test_engine_chat(tmp_path):
-    folder = write_checkpoint(tmp_path / "checkpoint")
-    with Engine(folder) as engine, pytest.raises(ValueError, match="has no chat template; use generate"):
-        engine.chat(MESSAGES)
-    (folder / "chat_template.jinja").write_text("{{ messages[0].content }} w9")
-    with Engine(folder) as engine:
-        result = engine.chat([{"role": "user", "content": "w5"}], max_new_tokens=4)
-        assert result.prompt_token_ids == [5, 9]
-        assert result.token_ids == engine.generate([5, 9], max_new_tokens=4).token_ids
