@@ -6,13 +6,11 @@ from datetime import datetime
 from functools import wraps
 
 import jinja2
-from jinja2 import nodes, pass_context
+from jinja2 import pass_context
 from jinja2.exceptions import SecurityError, TemplateError
-from jinja2.ext import Extension
 from jinja2.runtime import Macro, markup_join, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEscapeFormatter, SandboxedFormatter
 from jinja2.utils import Namespace
-from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
 from .template_costs import (
@@ -27,6 +25,7 @@ from .template_costs import (
     size,
     weigh,
 )
+from .template_syntax import Generation, Metering
 
 SECONDS = 10.0  # of wall time for one rendering
 BUDGET = 1 << 26  # characters of work for one rendering, and
@@ -50,7 +49,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=[_Generation, "jinja2.ext.loopcontrols"],
+            extensions=[Generation, "jinja2.ext.loopcontrols"],
             optimized=False,  # constants would be computed while compiling
             finalize=_write,
             cache_size=0,
@@ -105,7 +104,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def _parse(self, source, name, filename):
         if len(source) > MAX_SOURCE:
             raise SecurityError(f"it has {len(source)} characters, more than {MAX_SOURCE}")
-        tree = _Metering().visit(super()._parse(source, name, filename))
+        tree = Metering().visit(super()._parse(source, name, filename))
         return tree.set_environment(self)
 
     def call_binop(self, context, operator, left, right):
@@ -280,68 +279,3 @@ class _Formatter(_BoundedFields, SandboxedFormatter):
 
 class _EscapeFormatter(_BoundedFields, SandboxedEscapeFormatter):
     pass
-
-
-class _Generation(Extension):
-    """`{% generation %}`, which marks the assistant's words for training; here its body is just written."""
-
-    tags = frozenset(("generation",))
-
-    def parse(self, parser):
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
-
-    def _body(self, caller):
-        return caller()
-
-
-class _Metering(NodeTransformer):
-    """Makes a template's syntax tree call its environment where Jinja's own hooks do not reach."""
-
-    def generic_visit(self, node, *args, **kwargs):
-        super().generic_visit(node, *args, **kwargs)
-        for field in ("body", "else_"):
-            statements = getattr(node, field, None)
-            if isinstance(statements, list) and (statements or field == "body"):
-                payment = _hook("spend", nodes.Const(_cost(statements)), lineno=node.lineno)
-                statements.insert(0, nodes.ExprStmt(payment, lineno=node.lineno))
-        return node
-
-    def visit_Compare(self, node):
-        self.generic_visit(node)
-        for holder in (node, *node.ops):
-            if not isinstance(holder.expr, nodes.Const):
-                holder.expr = _hook("value", holder.expr)
-        return node
-
-    def visit_Pair(self, node):
-        self.generic_visit(node)
-        if not isinstance(node.key, nodes.Const):
-            node.key = _hook("value", node.key)
-        return node
-
-    def visit_Concat(self, node):
-        self.generic_visit(node)
-        return _hook("concat", *node.nodes, lineno=node.lineno)
-
-    def visit_Getitem(self, node):
-        self.generic_visit(node)
-        return _hook("slice", node) if isinstance(node.arg, nodes.Slice) else node
-
-
-def _hook(name: str, *arguments: nodes.Expr, lineno: int | None = None) -> nodes.Call:
-    function = nodes.EnvironmentAttribute(f"metered_{name}")
-    call = nodes.Call(function, list(arguments), [], None, None)
-    return call.set_lineno(lineno or arguments[0].lineno or 1)
-
-
-def _cost(statements: list[nodes.Node]) -> int:
-    """Characters of text and of constants that a statement list can build when it runs once, without the
-    statement lists inside of it."""
-    cost, left = 4 * LONG, list(statements)
-    while left:
-        node = left.pop()
-        cost += LONG + (len(node.data) if isinstance(node, nodes.TemplateData) else 0)
-        left.extend(node.iter_child_nodes(exclude=("body", "else_")))
-    return cost
