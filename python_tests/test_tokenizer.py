@@ -127,11 +127,12 @@ def test_chat_has_no_second_bos(tmp_path, sentencepiece_model, add_bos):
     (folder / "tokenizer.model").write_bytes(sentencepiece_model)
     write_config(folder, bos_token="<s>", add_bos_token=add_bos)
     (folder / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
+    messages = [{"role": "user", "content": "the cat"}]
     with Engine(folder) as engine:
-        prompt = engine.chat_prompt([{"role": "user", "content": "the cat"}])
-        assert prompt == ("the cat" if add_bos else "<s>the cat")
-        if add_bos:
-            assert engine.tokenizer.encode(prompt).count(1) == 1
+        assert engine.chat_prompt(messages) == "<s>the cat"
+        ids = engine.chat(messages, max_new_tokens=2).prompt_token_ids
+        assert ids == [1, *engine.tokenizer.encode("the cat", special=False)]
+        assert engine.generate("the cat", max_new_tokens=2).prompt_token_ids == [1] * add_bos + ids[1:]
 
 
 def test_no_tokenizer(tmp_path):
