@@ -186,7 +186,7 @@ class Engine:
         EngineBusyError beyond max_waiting, NumericalError when the model yields NaN. A list is checked whole
         before any of it starts.
         """
-        groups, shape = self._groups(prompt, params, n, timeout, priority, overrides)
+        groups, shape = self._groups(*as_list(prompt), params, n, timeout, priority, overrides)
         requests = [request for group in groups for request in group]
         try:
             self._loop.submit(*requests)
@@ -215,9 +215,12 @@ class Engine:
     ) -> Coroutine[Any, Any, Any]:  # fmt: skip
         """generate() on an event loop; cancelling the task cancels the requests. Everything is checked at the
         call, but a long text is made tokens on a thread, once awaited."""
-        job = (prompt, params, n, timeout, priority, overrides)
-        if any(is_long(one, _LONG_TEXT) for one in as_list(prompt)[0]):
-            self._check_all_but_prompts(*job)
+        prompts, single = as_list(prompt)
+        job = (prompts, single, params, n, timeout, priority, overrides)
+        if any(is_long(one, _LONG_TEXT) for one in prompts):
+            self._intake.params_list(params, len(prompts), overrides)
+            check_samples(n)
+            check_scheduling(timeout, priority)
             return self._agenerate(None, job)
         return self._agenerate(self._groups(*job), job)
 
@@ -352,9 +355,11 @@ class Engine:
             "the checkpoint and make one there"
         )
 
-    def _groups(self, prompt: Any, params: Any, n: Any, timeout: Any, priority: Any, overrides: Any) -> Any:
+    def _groups(
+        self, prompts: list[Any], single: bool, params: Any, n: Any, timeout: Any, priority: Any,
+        overrides: Any,
+    ) -> Any:  # fmt: skip
         """Requests, a list for each prompt, and what puts their results into the caller's shape."""
-        prompts, single = as_list(prompt)
         labels = ["prompt"] if single else [f"prompt[{i}]" for i in range(len(prompts))]
         every = self._intake.params_list(params, len(prompts), overrides)
         n = check_samples(n)
@@ -371,13 +376,6 @@ class Engine:
             return shaped[0] if single else shaped
 
         return groups, shape
-
-    def _check_all_but_prompts(
-        self, prompt: Any, params: Any, n: Any, timeout: Any, priority: Any, overrides: Any
-    ) -> None:
-        self._intake.params_list(params, len(as_list(prompt)[0]), overrides)
-        check_samples(n)
-        check_scheduling(timeout, priority)
 
     def _cancel(self, requests: list[Request]) -> None:
         for request in requests:

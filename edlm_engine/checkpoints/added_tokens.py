@@ -30,7 +30,7 @@ class AddedToken:
 
 def tokenizer_config(folder: Path) -> dict:
     """tokenizer_config.json; empty where there is none."""
-    return _optional(folder / "tokenizer_config.json")
+    return read_object(folder / "tokenizer_config.json")
 
 
 def read_added_tokens(folder: Path) -> list[AddedToken]:
@@ -45,7 +45,7 @@ def read_added_tokens(folder: Path) -> list[AddedToken]:
     path = folder / "added_tokens.json"
     special = {token.content for token in read_special_tokens(folder)}
     added = []
-    for content, number in _optional(path).items():
+    for content, number in read_object(path).items():
         if not _is_id(number):
             raise CheckpointError(f"{path}: key {content!r} must be a token id, is {number!r:.80}")
         known = content in special
@@ -61,7 +61,7 @@ def read_special_tokens(folder: Path) -> list[AddedToken]:
     named = _named(tokenizer_config(folder), path)
     if "added_tokens_decoder" not in tokenizer_config(folder):
         path = folder / "special_tokens_map.json"
-        for key, tokens in _named(_optional(path), path).items():
+        for key, tokens in _named(read_object(path), path).items():
             named[key] = [*named.get(key, []), *tokens] if key == "extra_special_tokens" else tokens
     keys = [*(key for key in NAMES if key in named), *(key for key in named if key not in NAMES)]
     tokens = {token.content: token for key in keys for token in named[key]}
@@ -119,5 +119,6 @@ def _is_id(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
-def _optional(path: Path) -> dict:
-    return read_json(path) if path.exists() else {}
+def read_object(path: Path) -> dict:
+    """The object in a JSON file; empty where there is none."""
+    return read_json(path) if path.is_file() else {}

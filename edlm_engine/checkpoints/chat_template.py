@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError
+from .added_tokens import read_object
 from .chat_messages import REASONING, mark_end, plain_dicts, plain_messages, plain_of
-from .folder import read_json
 
 _MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # ends in a space, to tell whether the template trims
 _OWN = ("messages", "tools", "documents", "add_generation_prompt")  # arguments of render()
@@ -180,17 +180,13 @@ def load_chat_template(folder: Path) -> ChatTemplate | None:
     "chat_template" of tokenizer_config.json (a text, or several by name); chat_template.json, which old
     processors wrote and tokenizers do not read, comes last.
     """
-    config = _object(folder / "tokenizer_config.json")
+    config = read_object(folder / "tokenizer_config.json")
     sources = _jinja_files(folder)
     for file in ("tokenizer_config.json", "chat_template.json"):
-        value = _object(folder / file).get("chat_template")
+        value = read_object(folder / file).get("chat_template")
         if not sources and value is not None:
             sources = _entries(value, str(folder / file))
     return ChatTemplate(sources, _special_tokens(folder, config)) if sources else None
-
-
-def _object(path: Path) -> dict:
-    return read_json(path) if path.is_file() else {}
 
 
 def _jinja_files(folder: Path) -> dict[str, Source]:
@@ -226,7 +222,7 @@ def _special_tokens(folder: Path, config: dict) -> dict[str, str]:
     """The texts of named special tokens, by their names in a template."""
     tokens = _named_tokens(config)
     if "added_tokens_decoder" not in config:  # where transformers reads this older file
-        tokens |= _named_tokens(_object(folder / "special_tokens_map.json"))
+        tokens |= _named_tokens(read_object(folder / "special_tokens_map.json"))
     return tokens
 
 
