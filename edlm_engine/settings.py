@@ -1,38 +1,48 @@
 """The settings file of `edlm tune`: SamplingParams that suit a model on a machine."""
 
 import json
+from os import PathLike
 from pathlib import Path
 
+from .files import replace_file
 from .params import PARAM_NAMES, SamplingParams
 
 SAMPLING_KEY = "sampling"  # the part that an engine reads; the rest tells how it was found
 
 
 def load_settings(settings) -> SamplingParams:
-    """settings: path of the file, or a dict with its contents. Raises ValueError that names file and key."""
+    """settings: path of the file, or a dict with its contents. Raises ValueError that names file and key,
+    TypeError for something else."""
     where = "settings"
     if not isinstance(settings, dict):
-        where, path = str(settings), Path(settings)
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ValueError(f"{where}: file is missing") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{where}: no valid JSON: {error}") from error
+        if not isinstance(settings, str | PathLike):
+            raise TypeError(f"settings must be the path of a file or a dict, got {settings!r:.80}")
+        where, settings = str(settings), _read(Path(settings))
     values = settings.get(SAMPLING_KEY) if isinstance(settings, dict) else None
     if not isinstance(values, dict):
         raise ValueError(f"{where}: key {SAMPLING_KEY!r} must hold an object; edlm tune writes such a file")
-    unknown = sorted(set(values) - set(PARAM_NAMES))
+    unknown = [key for key in values if key not in PARAM_NAMES]
     if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r} in {SAMPLING_KEY!r}")
+        known = ", ".join(PARAM_NAMES)
+        raise ValueError(f"{where}: unknown key {unknown[0]!r:.80} in {SAMPLING_KEY!r}; known: {known}")
     try:
         return SamplingParams(**values)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _read(path: Path):
+    try:
+        return json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: file is missing") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: no valid JSON: {error}") from error
 
 
 def save_settings(path: Path, sampling: dict, **found) -> None:
     """Write the file; `found`: how the settings were found."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps({SAMPLING_KEY: sampling, **found}, indent=1) + "\n", encoding="utf-8")
-    partial.rename(path)
+    text = json.dumps({SAMPLING_KEY: sampling, **found}, indent=1) + "\n"
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))

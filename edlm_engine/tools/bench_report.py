@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..engine import Engine
+from ..files import replace_file
 from ..progress import progress_bar
 from .metering import Meter, step_times
 from .profiling import gpu_activity
@@ -78,6 +79,5 @@ def print_tables(console: Console, found: dict) -> None:
 
 
 def save(path: Path, found: dict) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    partial.rename(path)
+    text = json.dumps(found, indent=1) + "\n"
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))

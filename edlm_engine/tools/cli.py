@@ -1,6 +1,6 @@
 """The command line: edlm generate, demo, convert, quantize, tune, bench, info."""
 
-import sys
+from os.path import realpath
 from pathlib import Path
 from typing import Annotated
 
@@ -8,31 +8,66 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from .. import __version__
+from ..files import try_writing
+from ..outputs import Generation
+from ..printing import count, one_line
+from .cli_options import (
+    DECODING,
+    OUTPUT,
+    BlockOption,
+    DelayOption,
+    DeviceOption,
+    DtypeOption,
+    MaskOption,
+    ModelArgument,
+    ModelOption,
+    PrefillOption,
+    QuantizationOption,
+    SteppingOption,
+    ThreadsOption,
+)
+from .terminal import read_prompt, run_command, unicode_argument
+
 app = typer.Typer(
     help="Block-diffusion language models of the Efficient-DLM kind.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Folder, bundled name or hub id.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-DtypeOption = Annotated[str, typer.Option(help="auto, bfloat16, float32, or on a GPU float16.")]
-BlockOption = Annotated[int | None, typer.Option(help="Block length; default: the checkpoint's.")]
-MaskOption = Annotated[int | None, typer.Option(help="Mask token id, if the checkpoint does not say.")]
-QuantizationOption = Annotated[str | None, typer.Option(help="int8, or on a GPU fp8.")]
-SteppingOption = Annotated[str, typer.Option(help="auto, eager, direct, graph or device.")]
-PrefillOption = Annotated[str | None, typer.Option(help="block_causal, bidirectional or causal.")]
-DelayOption = Annotated[float, typer.Option(min=0.0, help="Seconds to show each denoising step.")]
+
+def _output(help: str, *names: str):
+    return typer.Option(*names, help=help, rich_help_panel=OUTPUT)
 
 
-def summary(result) -> str:
+def _decoding(help: str):
+    return typer.Option(help=help, rich_help_panel=DECODING)
+
+
+def _print_version(wanted: bool):
+    if wanted:
+        print(f"edlm_engine {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def edlm(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
+    ] = False,
+):
+    """Block-diffusion language models of the Efficient-DLM kind."""
+
+
+def summary(result: Generation) -> str:
     """One line on what a request took."""
-    rate = len(result.token_ids) / result.seconds
+    tokens = len(result.token_ids)
     return (
-        f"{len(result.token_ids)} tokens in {result.nfe} forwards "
+        f"{count(tokens, 'token')} in {count(result.nfe, 'forward')} "
         f"({result.tokens_per_forward:.2f} tokens per forward), {result.seconds:.2f} s, "
-        f"{rate:.0f} tokens/s, finished by {result.finish_reason}"
+        f"{tokens / result.seconds:.0f} tokens/s, finished by {result.finish_reason}"
     )
 
 
@@ -40,17 +75,17 @@ def summary(result) -> str:
 def generate(
     prompt: Annotated[str, typer.Argument(help="The prompt; '-' reads standard input.")],
     model: ModelOption = "edlm-tiny",
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens to generate.")] = 128,
+    max_new_tokens: Annotated[int | None, _decoding("Most tokens to generate; default: 128.")] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Commit at this confidence (default 0.9); 0: fixed schedule.")
+        float | None, _decoding("Commit at this confidence; default: 0.9; 0: fixed schedule.")
     ] = None,
-    steps_per_block: Annotated[int | None, typer.Option(help="Denoising steps per block.")] = None,
-    policy: Annotated[str | None, typer.Option(help="Instead of both, say entropy_bound:0.15.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="0: off.")] = 0,
-    top_p: Annotated[float, typer.Option(help="1: off.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; repeatable.")] = None,
+    steps_per_block: Annotated[int | None, _decoding("Denoising steps per block.")] = None,
+    policy: Annotated[str | None, _decoding("Instead of both, say entropy_bound:0.15.")] = None,
+    temperature: Annotated[float | None, _decoding("0, the default, is greedy.")] = None,
+    top_k: Annotated[int | None, _decoding("Draw among the k likeliest; 0: off.")] = None,
+    top_p: Annotated[float | None, _decoding("Draw among the likeliest of this mass; 1: off.")] = None,
+    seed: Annotated[int | None, _decoding("Makes sampling repeatable.")] = None,
+    stop: Annotated[list[str] | None, _decoding("End before this text; repeatable.")] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt through the chat template.")] = False,
     live: Annotated[bool, typer.Option("--live", help="Show the masks turning into tokens.")] = False,
     delay: DelayOption = 0.1,
@@ -60,23 +95,21 @@ def generate(
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     quantization: QuantizationOption = None,
-    settings: Annotated[Path | None, typer.Option(help="Defaults that edlm tune found.")] = None,
+    settings: Annotated[Path | None, _decoding("File with defaults, as edlm tune writes it.")] = None,
 ):
     """Complete a prompt."""
     from .. import Engine
-    from .live import show_live
+    from .live import print_text, show_live
 
+    prompt = read_prompt(prompt)
     params = {
-        "max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p,
-        "seed": seed, "stop": tuple(stop or ()),
+        "max_new_tokens": max_new_tokens, "steps_per_block": steps_per_block, "policy": policy,
+        "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed,
+        "stop": tuple(unicode_argument("--stop", text) for text in stop or ()) or None,
     }  # fmt: skip
+    params = {name: value for name, value in params.items() if value is not None}
     if threshold is not None:
         params["threshold"] = threshold or None
-    if steps_per_block is not None:
-        params["steps_per_block"] = steps_per_block
-    if policy is not None:
-        params["policy"] = policy
-    prompt = sys.stdin.read() if prompt == "-" else prompt
     options = {"device": device, "dtype": dtype, "prefill": prefill, "quantization": quantization}
     options |= {"settings": settings, "block_length": block_length, "mask_token_id": mask_token_id}
     with Engine(model, **options) as engine:
@@ -86,7 +119,7 @@ def generate(
             result = show_live(prompt, engine.stream(prompt, **params), engine.tokenizer, delay)
         else:
             result = engine.generate(prompt, **params)
-            print(result.text)
+            print_text(result.text)
     Console(stderr=True, highlight=False).print(summary(result), style="dim", soft_wrap=True)
 
 
@@ -97,17 +130,16 @@ def demo(
 ):
     """Watch the bundled model solve its example problems, block by block."""
     from .. import Engine
-    from ..checkpoints.folder import read_json, resolve
+    from .examples import read_examples
     from .live import show_live
 
     console = Console(highlight=False)
-    examples = read_json(resolve(model) / "examples.json", list)
     with Engine(model) as engine:
-        for example in examples:
-            console.rule(escape(example["task"]))
+        for example in read_examples(engine.path):
+            console.rule(escape(one_line(example["task"], 40)))
             chunks = engine.stream(example["prompt"], max_new_tokens=160)
             result = show_live(example["prompt"], chunks, engine.tokenizer, delay)
-            slowed = f"; shown at {delay} s per step" if console.is_terminal else ""
+            slowed = f"; shown at {delay:g} s per step" if console.is_terminal else ""
             console.print(f"\n{summary(result)}{slowed}", style="dim", soft_wrap=True)
             verdict = "as expected" if result.text == example["text"] else "NOT the expected text"
             console.print(f"{verdict}\n", style="green" if verdict == "as expected" else "bold red")
@@ -143,7 +175,7 @@ def convert(
 
 @app.command()
 def quantize(
-    model: Annotated[str, typer.Argument(help="Folder, bundled name or hub id.")],
+    model: ModelArgument,
     out: Annotated[Path, typer.Argument(help="New folder to write.")],
     kind: Annotated[str, typer.Option("--type", help="int8, or for GPUs fp8.")] = "int8",
 ):
@@ -157,16 +189,18 @@ def quantize(
 
 @app.command()
 def tune(
-    model: Annotated[str, typer.Argument(help="Folder, bundled name or hub id.")] = "edlm-tiny",
+    model: ModelArgument = "edlm-tiny",
     prompts: Annotated[Path | None, typer.Option(help=".txt, a prompt a line, or .jsonl.")] = None,
     policy: Annotated[
         list[str] | None, typer.Option(help="What to try, say entropy_bound or factor:0.5,1; repeatable.")
     ] = None,
-    loss: Annotated[float, typer.Option(min=0, max=1, help="Share of tokens that may differ.")] = 0.01,
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens per prompt.")] = 128,
-    output: Annotated[Path, typer.Option(help="Settings file to write.")] = Path("edlm_settings.json"),
-    plot: Annotated[Path | None, typer.Option(help="Image to write.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    loss: Annotated[
+        float, typer.Option(min=0, max=1, metavar="SHARE", help="Of tokens that may differ.")
+    ] = 0.01,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per prompt.")] = 128,
+    output: Annotated[Path, _output("Settings file to write.")] = Path("edlm_settings.json"),
+    plot: Annotated[Path | None, _output("Image to write, .png, .svg, .pdf, ...")] = None,
+    threads: ThreadsOption = None,
     mask_token_id: MaskOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -179,10 +213,17 @@ def tune(
     from .tune import candidates, read_prompts, steps_of
     from .tune import tune as run
 
+    try_writing(output)
+    if plot:
+        if realpath(plot) == realpath(output):
+            raise ValueError(f"{plot}: --output and --plot are the same file; give two names")
+        tune_report.try_plotting(plot)
+        try_writing(plot)
     policies = [tried for text in policy or ["threshold"] for tried in candidates(text)]
+    texts = read_prompts(prompts, Path()) if prompts else None
     options = {"device": device, "dtype": dtype, "quantization": quantization, "num_threads": threads}
     with Engine(model, mask_token_id=mask_token_id, max_batch_size=1, **options) as engine:
-        texts = read_prompts(prompts, engine.path)
+        texts = texts or read_prompts(None, engine.path)
         with progress_bar(f"tuning {engine.path.name}", steps_of(engine, policies)) as tick:
             found = run(engine, texts, loss=loss, max_new_tokens=max_new_tokens, policies=policies, tick=tick)
         tune_report.print_tables(Console(highlight=False), found)
@@ -195,24 +236,26 @@ def tune(
 
 @app.command()
 def bench(
-    model: Annotated[str, typer.Argument(help="Folder, bundled name or hub id.")] = "edlm-tiny",
+    model: ModelArgument = "edlm-tiny",
     prefix: Annotated[int, typer.Option(min=1, help="Positions before the block.")] = 64,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps per block of the generation.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of the generation.")] = 64,
     dummy: Annotated[bool, typer.Option("--dummy", help="Random weights: config.json is enough.")] = False,
-    threads: Annotated[int | None, typer.Option(help="Default: the physical cores.")] = None,
+    output: Annotated[Path | None, _output("File to write.", "--json")] = None,
+    threads: ThreadsOption = None,
     block_length: BlockOption = None,
     mask_token_id: MaskOption = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     quantization: QuantizationOption = None,
     stepping: SteppingOption = "auto",
-    output: Annotated[Path | None, typer.Option("--json", help="File to write.")] = None,
 ):
     """Time a model's forwards on this machine, and what the engine adds to them."""
     from .. import Engine
     from .bench_report import measure, print_tables, save
 
+    if output:
+        try_writing(output)
     options = {"device": device, "dtype": dtype, "quantization": quantization, "num_threads": threads}
     options |= {"block_length": block_length, "mask_token_id": mask_token_id, "max_batch_size": 1}
     options["stepping"] = stepping
@@ -221,6 +264,7 @@ def bench(
     print_tables(Console(highlight=False), found)
     if output:
         save(output, found)
+        print(output)
 
 
 @app.command()
@@ -230,16 +274,9 @@ def info(model: Annotated[str | None, typer.Argument(help="A model to describe a
 
     console = Console(highlight=False)
     for key, value in [*build_rows(), *(model_rows(model) if model else [])]:
-        console.print(f"[bold]{key:<16}[/bold] {escape(value)}", soft_wrap=True)
+        console.print(f"[bold]{key:<16}[/bold] {escape(one_line(value))}", soft_wrap=True)
 
 
 def main():
-    """Entry point: expected errors become one line, not a traceback."""
-    try:
-        app()
-    except (ValueError, TypeError, RuntimeError, OSError, ImportError) as error:
-        console = Console(stderr=True, highlight=False)
-        console.print(f"[bold red]error:[/bold red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Entry point."""
+    run_command(lambda: app(prog_name="edlm"))

@@ -9,6 +9,8 @@ from ..checkpoints.folder import Checkpoint, bundled_models, resolve
 from ..hardware import gpu
 from ..hardware.machine import default_threads
 from ..options import choose_device, choose_dtype
+from ..printing import count
+from .environment import set_variables
 
 
 def build_rows() -> list[tuple[str, str]]:
@@ -18,7 +20,7 @@ def build_rows() -> list[tuple[str, str]]:
     if build["cuda"]:
         cuda = "for " + ", ".join(build["cuda_architectures"])
         cuda += f"; not usable here: {unusable}" if unusable else ""
-    device = choose_device("auto")
+    device, threads = choose_device("auto"), min(torch.get_num_threads(), default_threads())
     return [
         ("edlm_engine", __version__),
         ("torch", f"{torch.__version__} (extension built for {build['torch_target']} and later)"),
@@ -26,7 +28,8 @@ def build_rows() -> list[tuple[str, str]]:
         ("CUDA kernels", cuda),
         ("default device", device),
         ("default dtype", choose_dtype("auto", device)),
-        ("threads", f"{min(torch.get_num_threads(), default_threads())} of {os.cpu_count()} processors"),
+        ("threads", f"{threads} of {count(os.cpu_count() or 1, 'processor')}"),
+        ("environment", ", ".join(set_variables()) or "none of its variables is set"),
         ("bundled models", ", ".join(bundled_models()) or "none"),
     ]
 
@@ -36,14 +39,12 @@ def model_rows(model: str) -> list[tuple[str, str]]:
     path = resolve(model)
     checkpoint = Checkpoint(path)
     config, decoding = checkpoint.model, checkpoint.decoding
+    layers = count(config.num_layers, "layer")
     switches = {"QKV bias": config.qkv_bias, "QK-norm": config.qk_norm, "tied head": config.tied_head}
     rows = [
         ("model", str(path)),
         ("parameters", f"{config.num_parameters / 1e6:,.1f} million"),
-        (
-            "shape",
-            f"{config.num_layers} layers, hidden {config.hidden_size}, inner {config.intermediate_size}",
-        ),
+        ("shape", f"{layers}, hidden {config.hidden_size}, inner {config.intermediate_size}"),
         ("heads", f"{config.num_heads} query, {config.num_kv_heads} key/value, size {config.head_dim}"),
         ("switches", ", ".join(name for name, on in switches.items() if on) or "none"),
         ("quantization", checkpoint.quantization or "none"),

@@ -5,22 +5,22 @@ blocks than they were trained with (Efficient-DLM, arXiv 2512.14067, Fig. 3): th
 machine as much as on the model.
 """
 
-import json
+import codecs
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..checkpoints.folder import read_json
+from ..checkpoints.json_lines import read_json_lines
 from ..engine import Engine
 from ..outputs import Generation
 from ..steps.policies import BY_NAME, Policy, Schedule, Threshold, describe
+from .examples import EXAMPLES, read_examples
 from .metering import step_times
 
 SMALLEST_BLOCK = 4
 THRESHOLDS = tuple(Threshold(value) for value in Threshold.to_tune)
 ROUNDS, ENOUGH_S = 5, 3.0  # per setting
-EXAMPLES = "examples.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,31 +74,41 @@ def candidates(text: str) -> list[Policy]:
 
 def read_prompts(file: Path | None, model_folder: Path) -> list[str]:
     """Prompts of a .jsonl file (objects with "prompt", or strings), of a text file (one a line), or by
-    default the checkpoint's own examples. Raises ValueError naming file and line."""
+    default the checkpoint's own examples. Lines end at line feeds. Raises ValueError naming file and line,
+    OSError for a file that cannot be read."""
     if file is None:
-        examples = model_folder / EXAMPLES
-        if not examples.exists():
+        if not (model_folder / EXAMPLES).exists():
             raise ValueError(
                 f"{model_folder}: has no {EXAMPLES}; give prompts of your own with --prompts FILE"
             )
-        return [example["prompt"] for example in read_json(examples, list)]
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if file.suffix == ".jsonl":
-        lines = [_prompt_of(line, f"{file}:{i + 1}") for i, line in enumerate(lines)]
-    if not lines:
+        return [example["prompt"] for example in read_examples(model_folder, ("prompt",))]
+    if file.suffix.lower() == ".jsonl":
+        prompts = [_prompt_of(value, f"{file}:{number}") for number, value in read_json_lines(file)]
+    else:
+        lines = file.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
+        lines = [_text_of(line, f"{file}:{number}") for number, line in enumerate(lines, 1)]
+        prompts = [line for line in lines if line.strip()]
+    if not prompts:
         raise ValueError(f"{file}: holds no prompt")
-    return lines
+    return prompts
 
 
-def _prompt_of(line: str, where: str) -> str:
-    try:
-        item = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: no valid JSON: {error}") from error
+def _prompt_of(item: object, where: str) -> str:
     prompt = item.get("prompt") if isinstance(item, dict) else item
     if not isinstance(prompt, str) or not prompt:
-        raise ValueError(f"{where}: must be a string or an object with the key 'prompt'")
+        raise ValueError(
+            f"{where}: must be a string or an object with the key 'prompt' and a text, is {item!r:.80}"
+        )
     return prompt
+
+
+def _text_of(line: bytes, where: str) -> str:
+    try:
+        return line.removesuffix(b"\r").decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where}: byte {error.start + 1} of the line is {line[error.start]:#04x}, which is no UTF-8"
+        ) from None
 
 
 def agreement(results: list[Generation], expected: list[Generation]) -> float:
@@ -123,15 +133,20 @@ def tune(
     least 1 - loss.
 
     engine: fresh, without a request before. tick: called after every setting; there are steps_of(engine).
-    Raises ValueError for an autoregressive checkpoint.
+    Raises ValueError for an autoregressive checkpoint, for a policy without a text form, which the settings
+    file needs, and for prompts that do not fit, before any of them is measured.
     """
     if engine.decoding.autoregressive:
         raise ValueError(f"{engine.path}: is autoregressive; there is no block length to tune")
+    if not 0 <= loss <= 1:
+        raise ValueError(f"loss must be in [0, 1], got {loss!r}")
+    for policy in policies:
+        describe(policy)
     longest = engine.decoding.block_length
     rows = sorted({1, 2, *block_lengths(longest)} & set(range(longest + 1)))
     step_seconds = step_times(engine, rows, min(64, engine.kv_cache_tokens - longest))
     tick()
-    engine.generate(prompts[0], max_new_tokens=max_new_tokens)  # caches and buffers have their size now
+    engine.generate(prompts, max_new_tokens=max_new_tokens)  # caches and buffers have their size now
 
     def run(block_length: int, policy: Policy) -> tuple[list[Generation], float]:
         """The results, and the seconds of the best of a few rounds: other work on the machine only adds."""

@@ -1,6 +1,7 @@
 """What `edlm tune` shows and keeps: two tables, a plot, a settings file."""
 
 import datetime
+import io
 import os
 from itertools import product
 from pathlib import Path
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from .. import __version__, ops
 from ..engine import Engine
+from ..files import replace_file
 from ..settings import save_settings
 from .tune import Setting, Tuning
 
@@ -39,7 +41,8 @@ def print_tables(console: Console, tuning: Tuning) -> None:
     console.print(
         f"[bold green]block_length={best.block_length}, policy={best.policy!r}[/bold green]: "
         f"{best.tokens_per_second:.0f} tokens/s, {faster:.1f} times one token per step, "
-        f"{best.agreement:.1%} of its tokens."
+        f"{best.agreement:.1%} of its tokens.",
+        soft_wrap=True,
     )
 
 
@@ -67,17 +70,49 @@ def save(path: Path, engine: Engine, tuning: Tuning) -> None:
     )
 
 
+def try_plotting(path: Path) -> None:
+    """Draw nothing in the format that the file's suffix asks for, to know before the work what is missing.
+
+    Raises ImportError without matplotlib, ValueError for a suffix that it does not know.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ImportError(f"{path}: the plot needs matplotlib: pip install matplotlib") from None
+    figure = Figure((1, 1))
+    known = sorted(figure.canvas.get_supported_filetypes())
+    if _format(path) not in known:
+        suffixes = ", ".join(f".{suffix}" for suffix in known)
+        raise ValueError(f"{path}: the suffix of a plot must be one of {suffixes}")
+    figure.savefig(io.BytesIO(), format=_format(path))
+
+
+def _format(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")
+
+
 def plot(path: Path, name: str, tuning: Tuning) -> None:
     """Tokens per second against agreement, a line per block length and kind of policy; time of a step against
-    its rows. Raises ImportError without matplotlib."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise ImportError("the plot needs matplotlib: pip install 'edlm_engine[convert]'") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    its rows. Raises what try_plotting() does."""
+    try_plotting(path)
+    from matplotlib.figure import Figure
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    figure = Figure((11, 4.2))
+    left, right = figure.subplots(1, 2)
+    _plot_settings(left, tuning)
+    rows = list(tuning.step_seconds)
+    right.plot(rows, [1e3 * s for s in tuning.step_seconds.values()], "o-")
+    right.set(xlabel="rows", ylabel="ms per denoising step", xlim=(0, None), ylim=(0, None))
+    title = f"{name}: numbers are the policies', the circle is the choice"
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure.tight_layout()
+    undated = {"Software": None} if _format(path) == "png" else None
+    replace_file(
+        path, lambda partial: figure.savefig(partial, format=_format(path), dpi=130, metadata=undated)
+    )
+
+
+def _plot_settings(axes, tuning: Tuning) -> None:
     names = [setting.policy.partition(":")[0] for setting in tuning.settings]
     kinds = list(dict.fromkeys(names))
     blocks = sorted({setting.block_length for setting in tuning.settings})
@@ -89,25 +124,15 @@ def plot(path: Path, name: str, tuning: Tuning) -> None:
         ]
         x, y = [100 * s.agreement for s in line], [s.tokens_per_second for s in line]
         style = LINES[kinds.index(kind) % len(LINES)]
-        left.plot(
+        axes.plot(
             x, y, f"o{style}", color=f"C{blocks.index(block_length)}", label=f"{kind}, block {block_length}"
         )
         for setting, at in zip(line, zip(x, y, strict=True), strict=True):
-            left.annotate(
-                setting.policy.partition(":")[2], at, (3, 4), textcoords="offset points", fontsize=6
-            )
+            numbers = setting.policy.partition(":")[2]
+            axes.annotate(numbers, at, (3, 4), textcoords="offset points", fontsize=6)
     reference, best = tuning.reference, tuning.best
-    left.plot(100 * reference.agreement, reference.tokens_per_second, "ks", label="one token per step")
-    left.plot(100 * best.agreement, best.tokens_per_second, "o", ms=14, mfc="none", mec="green", mew=2)
-    left.axvline(100 * (1 - tuning.loss), color="gray", lw=0.8, ls="--")
-    left.set(xlabel="agreement with one token per step, %", ylabel="tokens per second", ylim=(0, None))
-    left.legend(fontsize=8)
-    rows = list(tuning.step_seconds)
-    right.plot(rows, [1e3 * s for s in tuning.step_seconds.values()], "o-")
-    right.set(xlabel="rows", ylabel="ms per denoising step", xlim=(0, None), ylim=(0, None))
-    figure.suptitle(f"{name}: numbers are the policies', the circle is the choice", fontsize=10)
-    figure.tight_layout()
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    figure.savefig(partial, dpi=130, metadata={"Software": None} if path.suffix == ".png" else None)
-    plt.close(figure)
-    partial.rename(path)
+    axes.plot(100 * reference.agreement, reference.tokens_per_second, "ks", label="one token per step")
+    axes.plot(100 * best.agreement, best.tokens_per_second, "o", ms=14, mfc="none", mec="green", mew=2)
+    axes.axvline(100 * (1 - tuning.loss), color="gray", lw=0.8, ls="--")
+    axes.set(xlabel="agreement with one token per step, %", ylabel="tokens per second", ylim=(0, None))
+    axes.legend(fontsize=8)

@@ -61,10 +61,19 @@ def parse(text: str) -> Policy:
 
 
 def describe(policy: Policy) -> str:
-    """The text form of a policy that lies in this folder, for parse()."""
-    name = next(name for name, kind in BY_NAME.items() if kind is type(policy))
+    """The text form of a policy that lies in this folder, for parse(). Raises ValueError for another one."""
+    name = next((name for name, kind in BY_NAME.items() if kind is type(policy)), None)
+    if name is None:
+        known = ", ".join(kind.__name__ for kind in BY_NAME.values())
+        raise ValueError(f"policy {policy!r:.80} has no text form; the policies that have one are {known}")
     numbers = [(field.name, getattr(policy, field.name)) for field in fields(policy)]
-    given = [f"{key}={value:g}" for key, value in numbers if value is not None]
+    given = [f"{key}={_digits(value)}" for key, value in numbers if value is not None]
     if given and numbers[0][1] is not None:
-        given[0] = f"{numbers[0][1]:g}"
+        given[0] = _digits(numbers[0][1])
     return f"{name}:{','.join(given)}" if given else name
+
+
+def _digits(value: float) -> str:
+    """The number in as few digits as give it back."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(float(value))
