@@ -92,6 +92,20 @@ def test_bad_text(text, message):
         SamplingParams(policy=text)
 
 
+def test_text_forms_are_exact():
+    for policy in (policies.Threshold(0.99999999), policies.Factor(1), policies.EntropyBound(1 / 3)):
+        assert policies.parse(policies.describe(policy)) == policy
+    assert policies.describe(policies.Threshold(0.9, 4)) == "threshold:0.9,max_steps=4"
+
+
+def test_a_policy_of_ones_own_has_no_text_form():
+    class Mine(policies.Threshold):
+        pass
+
+    with pytest.raises(ValueError, match=r"policy .*Mine\(.* has no text form; .* Threshold"):
+        policies.describe(Mine(0.5))
+
+
 def test_a_policy_or_the_short_forms():
     with pytest.raises(ValueError, match="either a policy, or threshold and steps_per_block"):
         SamplingParams(policy="schedule", threshold=0.5)

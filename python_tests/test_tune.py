@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -179,6 +180,8 @@ def test_block_lengths_that_cannot_be(folder, tmp_path):
         ('{"sampling": 3}', "settings.json: key 'sampling' must hold an object"),
         ('{"sampling": {"treshold": 1}}', "settings.json: unknown key 'treshold'"),
         ('{"sampling": {"threshold": 7}}', "settings.json: threshold must be in"),
+        ("[" * 100_000, "settings.json: no valid JSON"),
+        ("9" * 5000, "settings.json: no valid JSON"),
     ],
 )
 def test_bad_settings(tmp_path, text, message):
@@ -187,6 +190,16 @@ def test_bad_settings(tmp_path, text, message):
         path.write_text(text)
     with pytest.raises(ValueError, match=message):
         load_settings(path)
+
+
+def test_what_is_no_settings_file(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+        load_settings(tmp_path)
+    (tmp_path / "s.json").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"s\.json: no valid JSON"):
+        load_settings(tmp_path / "s.json")
+    with pytest.raises(TypeError, match="settings must be the path of a file or a dict, got 5"):
+        load_settings(5)
 
 
 def test_settings_come_back(tmp_path):
@@ -199,16 +212,89 @@ def test_prompt_files(folder, tmp_path):
     with pytest.raises(ValueError, match=r"has no examples\.json; give prompts of your own"):
         read_prompts(None, folder)
     text = tmp_path / "prompts.txt"
-    text.write_text("one\n\ntwo\n")
-    assert read_prompts(text, folder) == ["one", "two"]
+    text.write_bytes("\ufeffone\u2028still one\n\r\ntwo\x0ctwo\x85\r\n".encode())
+    assert read_prompts(text, folder) == ["one\u2028still one", "two\x0ctwo\x85"]
     text.write_text("\n")
     with pytest.raises(ValueError, match=r"prompts\.txt: holds no prompt"):
         read_prompts(text, folder)
+    text.write_bytes(b"fine\nnot \xff\n")
+    with pytest.raises(ValueError, match=r"prompts\.txt:2: byte 5 of the line is 0xff, which is no UTF-8"):
+        read_prompts(text, folder)
+
+
+def test_json_lines_of_prompts(folder, tmp_path):
     lines = tmp_path / "prompts.jsonl"
-    for line, message in (("{", "no valid JSON"), ('{"text": "x"}', "must be a string or an object with")):
-        lines.write_text(f'"fine"\n{line}\n')
-        with pytest.raises(ValueError, match=rf"prompts\.jsonl:2: {message}"):
+    lines.write_bytes('\ufeff{"prompt": "a\u2028b"}\r\n\n"c\x85"\n'.encode())
+    assert read_prompts(lines, folder) == ["a\u2028b", "c\x85"]
+    for line, message in (
+        ("{", "no valid JSON"),
+        ('{"text": "x"}', "must be a string or an object with"),
+        ('{"prompt": ""}', "must be a string or an object with"),
+        ("[1]", r"must be a string or an object with .*, is \[1\]"),
+    ):
+        lines.write_text(f'"fine"\n\n{line}\n')
+        with pytest.raises(ValueError, match=rf"prompts\.jsonl:3: {message}"):
             read_prompts(lines, folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "holds no example"),
+        ([{"prompt": "x"}, {}], r"\[1\]\['prompt'\] must be a text, is None"),
+        ([{"prompt": 3}], r"\[0\]\['prompt'\] must be a text, is 3"),
+        (["x"], r"\[0\] must be an object, is 'x'"),
+        ({"prompt": "x"}, "must hold a list"),
+    ],
+)
+def test_examples_that_are_none(tmp_path, content, message):
+    (tmp_path / "examples.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"examples\.json: {message}"):
+        read_prompts(None, tmp_path)
+
+
+def test_what_cannot_be_tuned_is_known_before_it_is_measured(folder, quick, monkeypatch):
+    class Mine(Threshold):
+        pass
+
+    with Engine(folder, dtype="float32") as engine:
+        with pytest.raises(ValueError, match=r"Mine.* has no text form"):
+            tune(engine, PROMPTS, policies=[Threshold(0.9), Mine(0.5)])
+        with pytest.raises(ValueError, match=r"loss must be in \[0, 1\], got nan"):
+            tune(engine, PROMPTS, loss=float("nan"))
+        ticks = []
+        with pytest.raises(ValueError, match=r"prompt\[1\]: .* exceed the model's 512 positions"):
+            tune(engine, ["w1", "w2 " * 500], tick=lambda: ticks.append(1))
+        assert len(ticks) == 1  # of the times of steps, which need no prompt
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("tune", "--output", "missing/s.json"), r"missing/s\.json: there is no folder"),
+        (("tune", "--output", "."), r"\.: is a folder"),
+        (("tune", "--plot", "missing/p.png"), r"missing/p\.png: there is no folder"),
+        (("tune", "--plot", "p.xyz"), r"p\.xyz: the suffix of a plot must be one of .*\.png"),
+        (("tune", "--plot", "p"), r"p: the suffix of a plot must be"),
+        (("tune", "--plot", "x.png", "--output", "./x.png"), "--output and --plot are the same file"),
+        (("tune", "--prompts", "missing.jsonl"), r"missing\.jsonl"),
+        (("tune", "--policy", "nothing"), "policy 'nothing': no such policy"),
+        (("bench", "--json", "missing/b.json"), r"missing/b\.json: there is no folder"),
+    ],
+)
+def test_outputs_are_tried_before_the_work(folder, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("edlm_engine.Engine", lambda *a, **k: pytest.fail("the model was loaded"))
+    with pytest.raises((ValueError, OSError), match=message):
+        app([arguments[0], str(folder), *arguments[1:]])
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_matplotlib_no_plot_is_begun(folder, monkeypatch):
+    monkeypatch.setattr("edlm_engine.Engine", lambda *a, **k: pytest.fail("the model was loaded"))
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"p\.png: the plot needs matplotlib: pip install matplotlib"):
+        app(["tune", str(folder), "--plot", "p.png"])
 
 
 @pytest.mark.parametrize("stepping", ["eager", "direct"])

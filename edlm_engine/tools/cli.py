@@ -27,7 +27,7 @@ from .cli_options import (
     SteppingOption,
     ThreadsOption,
 )
-from .terminal import read_prompt, run_command, unicode_argument
+from .terminal import read_prompt, run_command, say, unicode_argument
 
 app = typer.Typer(
     help="Block-diffusion language models of the Efficient-DLM kind.",
@@ -120,7 +120,7 @@ def generate(
         else:
             result = engine.generate(prompt, **params)
             print_text(result.text)
-    Console(stderr=True, highlight=False).print(summary(result), style="dim", soft_wrap=True)
+    say(summary(result), "dim")
 
 
 @app.command()

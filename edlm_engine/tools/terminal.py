@@ -32,22 +32,23 @@ def run_command(command: Callable[[], object]) -> NoReturn:
         code = 130
     except (ValueError, TypeError, RuntimeError, OSError, ImportError, MemoryError) as error:
         code = 1
-        _print_error(error)
+        _print_error(_sentence(error))
     sys.exit(_flush() or code)
 
 
 def _flush() -> int:
-    """Give out what is left. 1 if that fails: the disk is full, or the reader has gone, of whom nothing is
-    said."""
+    """Give out what is left. 1 if standard output cannot take it: the disk is full, or the reader has gone,
+    of whom nothing is said."""
     failed = 0
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except OSError as error:
-            failed = 1
-            if not isinstance(error, BrokenPipeError) and stream is sys.stdout:
-                _print_error(error)
+            if stream is sys.stdout:
+                failed = 1
+                if not isinstance(error, BrokenPipeError):
+                    _print_error(f"standard output: {error.strerror}")
             _let_go(stream)
     return failed
 
@@ -58,10 +59,14 @@ def _let_go(stream):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _print_error(error: Exception):
-    console = Console(stderr=True, highlight=False)
+def say(text: str, style: str = "") -> None:
+    """A line on standard error; nobody able to read it is no reason to fail. text: with rich's markup."""
     with suppress(OSError, ValueError):
-        console.print(f"[bold red]error:[/bold red] {escape(one_line(_sentence(error)))}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(text, style=style, soft_wrap=True)
+
+
+def _print_error(message: str):
+    say(f"[bold red]error:[/bold red] {escape(one_line(message))}")
 
 
 def _sentence(error: Exception) -> str:
