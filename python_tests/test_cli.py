@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from checkpoints import MASK, config_dict, write_ar_checkpoint, write_checkpoint
 
-from edlm_engine import Engine
+from edlm_engine import Engine, __version__
 from edlm_engine.checkpoints.folder import ASSETS, Checkpoint
 from edlm_engine.tools import cli
 
@@ -44,7 +44,7 @@ def edlm(monkeypatch, capsys, folder):
 @pytest.fixture(scope="module")
 def expected(folder):
     with Engine(folder, dtype="float32") as engine:
-        yield lambda prompt=PROMPT, **params: engine.generate(prompt, max_new_tokens=20, **params)
+        yield lambda prompt=PROMPT, **params: engine.generate(prompt, **{"max_new_tokens": 20, **params})
 
 
 def test_generate(edlm, expected):
@@ -72,7 +72,8 @@ def test_generate_passes_engine_options_on(edlm, folder, options):
 
 
 def test_prompt_from_standard_input(edlm, expected):
-    assert edlm("generate", "-", *OPTIONS, stdin=PROMPT)[1] == expected().text + "\n"
+    for stdin in (PROMPT, f"{PROMPT}\n"):
+        assert edlm("generate", "-", *OPTIONS, stdin=stdin)[1] == expected().text + "\n"
 
 
 def test_chat(edlm, expected):
@@ -87,6 +88,13 @@ def test_live_without_a_terminal_prints_every_step(edlm, expected):
     assert sum(int(count) for _, count in steps) >= len(result.token_ids)
     assert "▒▒" in out and "▒▒" not in out.splitlines()[-1] and "\x1b" not in out
     assert out.splitlines()[-1] == result.text
+
+
+def test_what_is_not_given_is_the_settings_or_the_default(edlm, expected, tmp_path):
+    settings = tmp_path / "settings.json"
+    settings.write_text('{"sampling": {"max_new_tokens": 7, "temperature": 0.8, "seed": 3}}')
+    out = edlm("generate", PROMPT, "--dtype", "float32", "--settings", str(settings))[1]
+    assert out == expected(max_new_tokens=7, temperature=0.8, seed=3).text + "\n"
 
 
 def test_demo(edlm, tmp_path):
@@ -159,6 +167,10 @@ def test_info_says_how_to_give_a_missing_mask_id(edlm, tmp_path):
             "prefill must be one of block_causal, ",
         ),
         (("generate", ""), "prompt is empty; at least one token is needed"),
+        (("generate", "a\udcff"), "the prompt is no UTF-8: byte 2 is"),
+        (("generate", PROMPT, "--stop", "\udcff"), "--stop is no UTF-8: byte 1 is"),
+        (("generate", PROMPT, "--settings", "missing.json"), "missing.json: file is missing"),
+        (("info", "\x1b[31m"), r"\x1b[31m: is no folder"),
         (("generate", PROMPT, "--max-new-tokens", "1000"), "exceed the model's 512 positions"),
         (("info", "no-such-model"), "no-such-model: is no folder"),
     ],
@@ -178,6 +190,44 @@ def test_quantize(folder, tmp_path, monkeypatch, capsys, kind):
     assert not exit_.value.code
     assert f"MB in {kind}" in capsys.readouterr().out
     assert Checkpoint(tmp_path / kind).quantization == kind
+
+
+@pytest.mark.parametrize(
+    ("tokens", "words"), [(1, "1 token in 1 forward ("), (2, "2 tokens in 2 forwards (")]
+)
+def test_plurals(edlm, tokens, words):
+    arguments = ("--max-new-tokens", str(tokens), "--threshold", "0")
+    assert edlm("generate", PROMPT, *arguments)[2].startswith(words)
+
+
+def test_version(edlm, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["edlm", "--version"])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert not exit_.value.code and capsys.readouterr().out == f"edlm_engine {__version__}\n"
+
+
+COMMANDS = ("generate", "demo", "convert", "quantize", "tune", "bench", "info")
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_fits_eighty_columns(monkeypatch, capsys, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    texts = []
+    for option in ("-h", "--help"):
+        monkeypatch.setattr(sys, "argv", ["edlm", *command, option])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        texts.append(capsys.readouterr().out)
+        assert not exit_.value.code
+    assert texts[0] == texts[1] and f"Usage: {' '.join(('edlm', *command))} [OPTIONS]" in texts[0]
+    assert max(map(len, texts[0].splitlines())) <= 80 and "…" not in texts[0]
+
+
+def test_as_a_module():
+    command = [sys.executable, "-m", "edlm_engine", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"edlm_engine {__version__}\n", "")
 
 
 def test_unknown_option(edlm):

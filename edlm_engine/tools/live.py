@@ -39,7 +39,7 @@ class Look:
         return printable(text, self._file)
 
     def legend(self) -> Text:
-        text = Text("confidence when committed:", style="dim")
+        text = Text().append("confidence when committed:", style="dim")
         for low, style in self.levels:
             text.append("  ").append(
                 f"{self.at_least}{low}" if low else f"<{self.levels[-2][0]}", style=style
@@ -67,7 +67,7 @@ class Canvas:
 
     def render(self) -> Text:
         """Prompt and output."""
-        text = Text(self._look.text(self._prompt), style="dim")
+        text = Text().append(self._look.text(self._prompt), style="dim")
         left = len(self._generation.text) if self._generation else None  # a stop string may cut a token
         for part, style, is_text in self._parts(0):
             if left is None:

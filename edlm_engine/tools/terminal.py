@@ -42,7 +42,7 @@ def _flush() -> int:
     failed = 0
     for stream in (sys.stdout, sys.stderr):
         try:
-            if stream is not None:
+            if hasattr(stream, "flush"):
                 stream.flush()
         except OSError as error:
             if stream is sys.stdout:
@@ -61,7 +61,7 @@ def _let_go(stream):
 
 def say(text: str, style: str = "") -> None:
     """A line on standard error; nobody able to read it is no reason to fail. text: with rich's markup."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError):  # closed, or a host's object that can little
         Console(stderr=True, highlight=False).print(text, style=style, soft_wrap=True)
 
 
