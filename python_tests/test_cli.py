@@ -192,6 +192,38 @@ def test_quantize(folder, tmp_path, monkeypatch, capsys, kind):
     assert Checkpoint(tmp_path / kind).quantization == kind
 
 
+HUB = {"revision": "v1", "token": "secret", "cache_dir": Path("cache"), "local_files_only": True}
+HUB_FLAGS = ("--revision", "v1", "--token", "secret", "--cache-dir", "cache", "--local-files-only")
+
+
+class Seen(ValueError):
+    """What a command gave to the engine or to the hub."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("generate", "x", "-m"), ("demo", "-m"), ("tune",), ("bench",), ("info",), ("quantize",)],
+    ids=lambda command: command[0],
+)
+def test_options_of_the_hub(monkeypatch, tmp_path, command):
+    def engine(model, **options):
+        raise Seen({name: options.get(name) for name in HUB})
+
+    def resolve(model, hub=None):
+        raise Seen(dict.fromkeys(HUB) | (hub or {}))
+
+    monkeypatch.setattr("edlm_engine.Engine", engine)
+    monkeypatch.setattr("edlm_engine.checkpoints.folder.resolve", resolve)
+    monkeypatch.setattr("edlm_engine.tools.info.resolve", resolve)
+    monkeypatch.setattr("edlm_engine.tools.quantize.resolve", resolve)
+    monkeypatch.chdir(tmp_path)
+    out = ("out",) if command[0] == "quantize" else ()
+    for flags, hub in (((), dict.fromkeys(HUB)), (HUB_FLAGS, HUB)):
+        with pytest.raises(Seen) as seen:
+            cli.app([*command, "organisation/model", *out, *flags])
+        assert seen.value.args[0] == hub
+
+
 @pytest.mark.parametrize(
     ("tokens", "words"), [(1, "1 token in 1 forward ("), (2, "2 tokens in 2 forwards (")]
 )

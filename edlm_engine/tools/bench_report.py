@@ -49,7 +49,7 @@ def measure(engine: Engine, prefix: int, steps: int, max_new_tokens: int) -> dic
         meter = Meter(engine)
         meter.run([prompt], **params)
         generation = meter.run([prompt], **params)
-        if engine.device != "cpu":
+        if engine.device.startswith("cuda"):
             generation |= gpu_activity(engine, [prompt], params)
         tick()
     about = {"model": engine.path.name, "device": engine.device, "dtype": engine.dtype,

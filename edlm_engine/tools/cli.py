@@ -26,6 +26,7 @@ from .cli_options import (
     QuantizationOption,
     SteppingOption,
     ThreadsOption,
+    from_the_hub,
 )
 from .terminal import read_prompt, run_command, say, unicode_argument
 
@@ -72,7 +73,9 @@ def summary(result: Generation) -> str:
 
 
 @app.command()
+@from_the_hub
 def generate(
+    hub: dict,
     prompt: Annotated[str, typer.Argument(help="The prompt; '-' reads standard input.")],
     model: ModelOption = "edlm-tiny",
     max_new_tokens: Annotated[int | None, _decoding("Most tokens to generate; default: 128.")] = None,
@@ -112,7 +115,7 @@ def generate(
         params["threshold"] = threshold or None
     options = {"device": device, "dtype": dtype, "prefill": prefill, "quantization": quantization}
     options |= {"settings": settings, "block_length": block_length, "mask_token_id": mask_token_id}
-    with Engine(model, **options) as engine:
+    with Engine(model, **options, **hub) as engine:
         if chat:
             prompt = engine.chat_prompt([{"role": "user", "content": prompt}])
         if live:
@@ -124,7 +127,9 @@ def generate(
 
 
 @app.command()
+@from_the_hub
 def demo(
+    hub: dict,
     model: ModelOption = "edlm-tiny",
     delay: DelayOption = 0.25,
 ):
@@ -134,7 +139,7 @@ def demo(
     from .live import show_live
 
     console = Console(highlight=False)
-    with Engine(model) as engine:
+    with Engine(model, **hub) as engine:
         for example in read_examples(engine.path):
             console.rule(escape(one_line(example["task"], 40)))
             chunks = engine.stream(example["prompt"], max_new_tokens=160)
@@ -174,21 +179,26 @@ def convert(
 
 
 @app.command()
+@from_the_hub
 def quantize(
+    hub: dict,
     model: ModelArgument,
     out: Annotated[Path, typer.Argument(help="New folder to write.")],
     kind: Annotated[str, typer.Option("--type", help="int8, or for GPUs fp8.")] = "int8",
 ):
     """Write a checkpoint with int8 or fp8 matrices: half the size, ready to load."""
+    from ..checkpoints.folder import resolve
     from .quantize import quantize_checkpoint
 
-    quantize_checkpoint(model, out, kind=kind)
+    quantize_checkpoint(resolve(model, hub) if hub else model, out, kind=kind)
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     print(f"{out}: {size / 1e6:,.1f} MB in {kind}; try: edlm generate -m {out} PROMPT")
 
 
 @app.command()
+@from_the_hub
 def tune(
+    hub: dict,
     model: ModelArgument = "edlm-tiny",
     prompts: Annotated[Path | None, typer.Option(help=".txt, a prompt a line, or .jsonl.")] = None,
     policy: Annotated[
@@ -222,7 +232,7 @@ def tune(
     policies = [tried for text in policy or ["threshold"] for tried in candidates(text)]
     texts = read_prompts(prompts, Path()) if prompts else None
     options = {"device": device, "dtype": dtype, "quantization": quantization, "num_threads": threads}
-    with Engine(model, mask_token_id=mask_token_id, max_batch_size=1, **options) as engine:
+    with Engine(model, mask_token_id=mask_token_id, max_batch_size=1, **options, **hub) as engine:
         texts = texts or read_prompts(None, engine.path)
         with progress_bar(f"tuning {engine.path.name}", steps_of(engine, policies)) as tick:
             found = run(engine, texts, loss=loss, max_new_tokens=max_new_tokens, policies=policies, tick=tick)
@@ -235,7 +245,9 @@ def tune(
 
 
 @app.command()
+@from_the_hub
 def bench(
+    hub: dict,
     model: ModelArgument = "edlm-tiny",
     prefix: Annotated[int, typer.Option(min=1, help="Positions before the block.")] = 64,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps per block of the generation.")] = 8,
@@ -259,7 +271,7 @@ def bench(
     options = {"device": device, "dtype": dtype, "quantization": quantization, "num_threads": threads}
     options |= {"block_length": block_length, "mask_token_id": mask_token_id, "max_batch_size": 1}
     options["stepping"] = stepping
-    with Engine(model, load_format="dummy" if dummy else "auto", **options) as engine:
+    with Engine(model, load_format="dummy" if dummy else "auto", **options, **hub) as engine:
         found = measure(engine, prefix, steps, max_new_tokens)
     print_tables(Console(highlight=False), found)
     if output:
@@ -268,10 +280,14 @@ def bench(
 
 
 @app.command()
-def info(model: Annotated[str | None, typer.Argument(help="A model to describe as well.")] = None):
+@from_the_hub
+def info(hub: dict, model: Annotated[str | None, typer.Argument(help="A model to describe as well.")] = None):
     """Show the build, the machine and the bundled models; or a model's configuration."""
+    from ..checkpoints.folder import resolve
     from .info import build_rows, model_rows
 
+    if model and hub:
+        model = str(resolve(model, hub))
     console = Console(highlight=False)
     for key, value in [*build_rows(), *(model_rows(model) if model else [])]:
         console.print(f"[bold]{key:<16}[/bold] {escape(one_line(value))}", soft_wrap=True)

@@ -69,7 +69,7 @@ class _Run:
     """Observes one run of an engine."""
 
     def __init__(self, engine: Engine):
-        on_gpu = engine.device != "cpu"
+        on_gpu = engine.device.startswith("cuda")
         self._scheduler = engine._loop._scheduler
         self.forward, self.commit = Spans(on_gpu), Spans(on_gpu)
         self.host, self.apart = CpuTime(), CpuTime()
