@@ -14,7 +14,17 @@ from edlm_engine.policies import EntropyBound, Schedule, Threshold
 from edlm_engine.settings import load_settings, save_settings
 from edlm_engine.tools.cli import app
 from edlm_engine.tools.metering import step_times
-from edlm_engine.tools.tune import agreement, block_lengths, candidates, read_prompts, steps_of, tune
+from edlm_engine.tools.tune import (
+    Setting,
+    Tuning,
+    agreement,
+    block_lengths,
+    candidates,
+    read_prompts,
+    steps_of,
+    tune,
+)
+from edlm_engine.tools.tune_report import print_tables
 
 PROMPTS = ["w3 w14 w15", "w92 w65"]
 
@@ -324,8 +334,20 @@ def test_bench_command(folder, tmp_path, monkeypatch, capsys, stepping):
         measure(engine, 3, 2, 4)
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_tables_lose_nothing_on_narrow_terminals(width):
+    setting = Setting(16, "threshold:0.9,max_steps=4", 7.114, 1341.0, 1.0)
+    console = Console(file=io.StringIO(), width=width)
+    print_tables(console, Tuning({1: 0.00024, 16: 0.0005}, setting, [setting], setting, 0.01))
+    printed = console.file.getvalue()
+    cells = [line.split("│")[1:-1] for line in printed.splitlines() if line.count("│") == 6]
+    columns = ["".join(part.strip() for part in column) for column in zip(*cells, strict=True)]
+    assert columns == ["16" * 2, "threshold:0.9,max_steps=4" * 2, "7.11" * 2, "1341" * 2, "100.0%" * 2]
+    assert "…" not in printed
+
+
 def test_bench_shows_the_figures_that_there_are():
-    from edlm_engine.tools.bench_report import print_tables
+    from edlm_engine.tools import bench_report
 
     figures = {
         "ms_per_step": 4.5,
@@ -334,7 +356,7 @@ def test_bench_shows_the_figures_that_there_are():
         "outside_kernels_share": 0.07,
     }
     console = Console(file=io.StringIO(), width=100)
-    print_tables(console, {"engine": {"model": "x"}, "step_ms": {1: 2.0}, "generation": figures})
+    bench_report.print_tables(console, {"engine": {"model": "x"}, "step_ms": {1: 2.0}, "generation": figures})
     printed = console.file.getvalue()
     assert "launches per step" in printed and "1.3" in printed and "7.0%" in printed
     assert "ms per forward" not in printed and "tokens/s" not in printed

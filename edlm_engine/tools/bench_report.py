@@ -11,6 +11,7 @@ from ..files import replace_file
 from ..progress import progress_bar
 from .metering import Meter, step_times
 from .profiling import gpu_activity
+from .tables import step_table
 
 _LABELS = {
     "ms_per_step": ("ms from step to step", "{:.2f}"),
@@ -65,12 +66,7 @@ def measure(engine: Engine, prefix: int, steps: int, max_new_tokens: int) -> dic
 
 def print_tables(console: Console, found: dict) -> None:
     console.print(", ".join(f"{key} {value}" for key, value in found["engine"].items()), style="dim")
-    table = Table(title="One denoising step")
-    for heading in ("rows", "ms", "ms per row"):
-        table.add_column(heading, justify="right")
-    for rows, ms in found["step_ms"].items():
-        table.add_row(str(rows), f"{ms:.2f}", f"{ms / rows:.3f}")
-    console.print(table)
+    console.print(step_table("One denoising step", found["step_ms"]))
     table = Table("", "", title="One generation", show_header=False)
     for key, (label, form) in _LABELS.items():
         if (figure := found["generation"].get(key)) is not None:

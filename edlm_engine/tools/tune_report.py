@@ -8,31 +8,26 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from .. import __version__, ops
 from ..engine import Engine
 from ..files import replace_file
 from ..settings import save_settings
+from .tables import step_table, table
 from .tune import Setting, Tuning
 
 LINES = ("-", "--", ":", "-.")  # by kind of policy
 
 
 def print_tables(console: Console, tuning: Tuning) -> None:
-    steps = Table(title="One denoising step on this machine")
-    for heading in ("rows", "ms", "ms per row"):
-        steps.add_column(heading, justify="right")
-    for rows, seconds in tuning.step_seconds.items():
-        steps.add_row(str(rows), f"{1e3 * seconds:.2f}", f"{1e3 * seconds / rows:.3f}")
-    console.print(steps)
-    table = Table(title="On the prompts, one at a time")
-    for heading in ("block length", "policy", "tokens per forward", "tokens/s", "agreement"):
-        table.add_column(heading, justify="right")
+    step_ms = {rows: 1e3 * seconds for rows, seconds in tuning.step_seconds.items()}
+    console.print(step_table("One denoising step on this machine", step_ms))
+    headings = ("block length", "policy", "tokens per forward", "tokens/s", "agreement")
+    settings = table("On the prompts, one at a time", headings)
     for setting in (tuning.reference, *tuning.settings):
         chosen = setting == tuning.best
-        table.add_row(*_cells(setting), style="bold green" if chosen else "")
-    console.print(table)
+        settings.add_row(*_cells(setting), style="bold green" if chosen else "")
+    console.print(settings)
     best = tuning.best
     if best == tuning.reference:
         console.print(f"No setting agrees to {1 - tuning.loss:.1%}: one token per step stays.")
