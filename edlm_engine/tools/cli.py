@@ -116,12 +116,13 @@ def generate(
     options = {"device": device, "dtype": dtype, "prefill": prefill, "quantization": quantization}
     options |= {"settings": settings, "block_length": block_length, "mask_token_id": mask_token_id}
     with Engine(model, **options, **hub) as engine:
-        if chat:
-            prompt = engine.chat_prompt([{"role": "user", "content": prompt}])
+        messages = [{"role": "user", "content": prompt}]
         if live:
-            result = show_live(prompt, engine.stream(prompt, **params), engine.tokenizer, delay)
+            chunks = engine.stream_chat(messages, **params) if chat else engine.stream(prompt, **params)
+            shown = engine.chat_prompt(messages) if chat else prompt
+            result = show_live(shown, chunks, engine.tokenizer, delay)
         else:
-            result = engine.generate(prompt, **params)
+            result = engine.chat(messages, **params) if chat else engine.generate(prompt, **params)
             print_text(result.text)
     say(summary(result), "dim")
 

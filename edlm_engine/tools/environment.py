@@ -8,7 +8,7 @@ VARIABLES = {
     "EDLM_ISA": "CPU kernels to use instead of the best ones: a name that edlm info lists as compiled",
     "OMP_NUM_THREADS": "torch's number of threads, beyond which num_threads=None does not go",
     "MKL_NUM_THREADS": "the same, of torch builds with MKL, where OMP_NUM_THREADS is not set",
-    "OMP_WAIT_POLICY": "whether OpenMP's threads sleep (PASSIVE, set while importing if nothing is) or spin",
+    "OMP_WAIT_POLICY": "whether OpenMP's waiting threads sleep (PASSIVE, our default) or spin",
     "CUDA_VISIBLE_DEVICES": "the GPUs that torch sees",
     "HF_HOME": "folder of the hub's cache and login, by default ~/.cache/huggingface",
     "HF_HUB_CACHE": "folder of the hub's cache alone",
