@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save_file
 from shapes import SHAPES, write_config
 
-from edlm_engine.checkpoints.folder import Checkpoint, DummyTensors
+from edlm_engine.checkpoints.checkpoint import Checkpoint
+from edlm_engine.checkpoints.dummy import DummyTensors
 from edlm_engine.tools.quantize import quantize_checkpoint
 
 HERE = Path(__file__).resolve().parent

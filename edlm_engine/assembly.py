@@ -8,16 +8,19 @@ from time import perf_counter
 import torch
 
 from .checkpoints.chat_template import ChatTemplate, load_chat_template
-from .checkpoints.folder import Checkpoint, DummyTensors, resolve
+from .checkpoints.checkpoint import Checkpoint
+from .checkpoints.dummy import DummyTensors
+from .checkpoints.folder import resolve
 from .checkpoints.tokenizer import Tokenizer, load_tokenizer
 from .config import DecodingConfig, ModelConfig
-from .core.memory import cache_tokens, check_weights_fit
+from .core.memory import cache_tokens, check_weights_fit, most_positions
 from .core.observers import Observers
 from .core.runner import Runner
 from .core.scheduler import Scheduler
 from .core.stepping_thread import SteppingThread
 from .device_led.run_ahead import RunAhead
 from .hardware import gpu
+from .hardware.machine import available_memory
 from .models.weights import load_transformer
 from .options import (
     DTYPES,
@@ -70,19 +73,21 @@ def open_engine(model, options: EngineOptions) -> EngineParts:
             where = torch.device(device, torch.cuda.current_device())
         torch.cuda.set_device(where)  # of this thread, which is the engine's own
         check_weights_fit(config, DTYPES[dtype], gpu.free_memory(where), bool(quantization))
+    elif dummy:  # no file bounds what config.json asks for
+        check_weights_fit(config, DTYPES[dtype], available_memory(), bool(quantization), on_gpu=False)
     tokenizer = load_tokenizer(path)
-    rows = max(MAX_PROMPT_ROWS, decoding.block_length)
+    rows, slots = max(MAX_PROMPT_ROWS, decoding.block_length), options.max_batch_size
     with progress_bar(f"loading {path.name}", config.num_layers) as tick:
         tensors = DummyTensors(device=where) if dummy else checkpoint
         transformer = load_transformer(
             config, tensors, checkpoint.names, DTYPES[dtype], where, tick,
             quantization=quantization, stored=bool(checkpoint.quantization) and not dummy,
             rows=rows if where.type == "cuda" else 0,
+            positions=most_positions(config, slots, options.kv_cache_tokens),
         )  # fmt: skip
     if not dummy:
         checkpoint.check_all_read()
     checkpoint.close()
-    slots = options.max_batch_size
     tokens = cache_tokens(config, slots, options.kv_cache_tokens, DTYPES[dtype], where)
     cache = PagedKVCache(config, tokens, slots, DTYPES[dtype], where)
     apart = stepping != "eager"  # the host's side shows a step that is past

@@ -1,4 +1,19 @@
-"""The engine's own exceptions. Bad arguments are plain ValueError or TypeError."""
+"""The engine's own exceptions, and how their messages show values. Bad arguments are plain ValueError or
+TypeError."""
+
+import reprlib
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+_SHORT.maxlevel = 3
+
+
+def shown(value) -> str:
+    """`value` as messages show it: its repr, which escapes what would act on a terminal, cut if long."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # an integer of more digits than Python writes down
+        return f"a very long {type(value).__name__}"
 
 
 class CheckpointError(ValueError):

@@ -7,7 +7,7 @@ from numbers import Integral
 import torch
 
 from . import ops
-from .checkpoints.folder import Checkpoint
+from .checkpoints.checkpoint import Checkpoint
 from .config import PREFILLS, DecodingConfig, ModelConfig
 from .device_led.device_loop import why_unsupported
 from .errors import CheckpointError

@@ -11,7 +11,8 @@ import pytest
 from checkpoints import MASK, config_dict, write_ar_checkpoint, write_checkpoint
 
 from edlm_engine import Engine, __version__
-from edlm_engine.checkpoints.folder import ASSETS, Checkpoint
+from edlm_engine.checkpoints.checkpoint import Checkpoint
+from edlm_engine.checkpoints.folder import ASSETS
 from edlm_engine.tools import cli
 
 PROMPT = "w3 w14 w15"

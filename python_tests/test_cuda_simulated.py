@@ -29,7 +29,7 @@ assembly.choose_quantization = lambda asked, checkpoint, device: asked or checkp
 GENERATE = """
 import json, simulated_mm, sys
 from edlm_engine import Engine
-from edlm_engine.checkpoints.folder import Checkpoint
+from edlm_engine.checkpoints.checkpoint import Checkpoint
 from test_device_engine import PARAMS, PROMPTS
 mapped = Checkpoint.tensor
 Checkpoint.tensor = lambda *arguments: mapped(*arguments).clone()  # aligned, as after the way to a GPU

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from edlm_engine import CheckpointError
-from edlm_engine.checkpoints.folder import Checkpoint
+from edlm_engine.checkpoints.checkpoint import Checkpoint
 from edlm_engine.convert.checkpoint import load_decoder
 from edlm_engine.models.families import families, read_config
 from edlm_engine.models.weights import load_transformer

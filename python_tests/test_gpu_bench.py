@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edlm_engine.checkpoints.folder import Checkpoint
+from edlm_engine.checkpoints.checkpoint import Checkpoint
 
 FOLDER = Path(__file__).parents[1] / "bench" / "gpu"
 

@@ -7,7 +7,8 @@ from checkpoints import config_dict, write_checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from edlm_engine.checkpoints.folder import Checkpoint, DummyTensors
+from edlm_engine.checkpoints.checkpoint import Checkpoint
+from edlm_engine.checkpoints.dummy import DummyTensors
 from edlm_engine.core.runner import Runner
 from edlm_engine.models.weights import load_transformer
 from edlm_engine.steps.block_state import BlockState

@@ -1,6 +1,7 @@
 """int8 engines: quantised while loading or before, and what a quantised checkpoint must look like."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -139,3 +140,68 @@ def test_weights_that_are_not_finite(tmp_path):
     with pytest.raises(CheckpointError, match=f"tensor '{name}' holds NaN"):
         quantize_checkpoint(folder, tmp_path / "int8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint"]
+
+
+def test_what_a_folder_holds_besides_its_weights(tmp_path):
+    """A head beside a tied model and what can be computed: left out in every way of loading."""
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    weights = load_file(folder / "model.safetensors")
+    head = torch.randn(weights["model.embed_tokens.weight"].shape, generator=torch.Generator().manual_seed(1))
+    more = {"lm_head.weight": head, "model.position_ids": torch.arange(512)}
+    save_file(weights | more, folder / "model.safetensors")
+    out = quantize_checkpoint(folder, tmp_path / "int8")
+    while_loading, before = generate(folder, quantization="int8"), generate(out)
+    assert before.token_ids == while_loading.token_ids
+    assert before.confidences == while_loading.confidences
+    save_file(weights, folder / "model.safetensors")
+    assert generate(folder, quantization="int8").confidences == before.confidences
+
+
+def test_only_files_of_the_folder_are_copied(tmp_path):
+    folder, out = write_checkpoint(tmp_path / "checkpoint"), tmp_path / "int8"
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "notes.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "README.md").write_text("about it")
+    (folder / "about.md").symlink_to("README.md")
+    (folder / "pipe.json").mkdir()
+    os.mkfifo(folder / "pipe")
+    for name in ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.gguf"):
+        (folder / name).write_text("weights in another format")
+    quantize_checkpoint(folder, out)
+    copied = {path.name: path for path in out.iterdir()}
+    assert not copied.keys() & {"notes.txt", "pipe", "pipe.json", "pytorch_model.bin", "model.gguf"}
+    assert copied.keys() >= {"README.md", "about.md", "tokenizer.json", "config.json"}
+    assert copied["about.md"].read_text() == "about it" and not copied["about.md"].is_symlink()
+
+
+def test_a_folder_of_the_hubs_cache(tmp_path):
+    """There every file is a link."""
+    folder = write_checkpoint(tmp_path / "models--a--b" / "snapshots" / "0123")
+    blobs = tmp_path / "models--a--b" / "blobs"
+    blobs.mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        path.rename(blobs / str(number))
+        path.symlink_to(blobs / str(number))
+    out = quantize_checkpoint(folder, tmp_path / "int8")
+    assert (out / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def test_a_partial_folder_of_others_stays(tmp_path):
+    folder, partial = write_checkpoint(tmp_path / "checkpoint"), tmp_path / "int8.partial"
+    partial.mkdir()
+    (partial / "precious").write_text("x")
+    with pytest.raises(
+        ValueError, match=r"int8\.partial: is there already, perhaps from a run that was ended"
+    ):
+        quantize_checkpoint(folder, tmp_path / "int8")
+    assert (partial / "precious").read_text() == "x" and not (tmp_path / "int8").exists()
+
+
+def test_layers_too_wide(tmp_path):
+    config = config_dict(intermediate_size=70_000, num_hidden_layers=1)
+    folder = write_checkpoint(tmp_path / "wide", config)
+    with pytest.raises(
+        ValueError, match="intermediate_size is 70000; quantised products sum up at most 66000"
+    ):
+        quantize_checkpoint(folder, tmp_path / "int8")
+    assert [path.name for path in tmp_path.iterdir()] == ["wide"]

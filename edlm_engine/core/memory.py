@@ -12,18 +12,29 @@ CACHE_SHARE = 0.8  # of the memory that the weights leave: activations and logit
 GIB = 2**30
 
 
-def check_weights_fit(config: ModelConfig, dtype: torch.dtype, free: int, quantized: bool = False):
-    """free: bytes on the GPU; quantized: matrices have a byte per weight. Raises torch.OutOfMemoryError."""
+def most_positions(config: ModelConfig, max_batch_size: int, wanted: int | None) -> int:
+    """What one sequence can have at most in a cache_tokens() cache, whatever memory there will be for it."""
+    return min(config.max_positions, wanted or _default_tokens(config, max_batch_size))
+
+
+def _default_tokens(config: ModelConfig, max_batch_size: int) -> int:
+    context = min(config.max_positions, DEFAULT_CONTEXT)
+    return -(-max_batch_size * context // PAGE_LENGTH) * PAGE_LENGTH
+
+
+def check_weights_fit(
+    config: ModelConfig, dtype: torch.dtype, free: int, quantized: bool = False, *, on_gpu: bool = True
+):
+    """free: bytes there; quantized: matrices have a byte per weight. Raises torch.OutOfMemoryError."""
     embedding = config.vocab_size * config.hidden_size
     needed = config.num_parameters * dtype.itemsize
     if quantized:  # all but the embedding, beside which a tied head lies once more
         rest = config.num_parameters - (0 if config.tied_head else embedding)
         needed = embedding * dtype.itemsize + rest
     if needed > free:
-        raise torch.OutOfMemoryError(
-            f"the weights need {needed / GIB:.1f} GiB on the GPU, {free / GIB:.1f} GiB are free; "
-            "end what else runs there or use device='cpu'"
-        )
+        remedy = "end what else runs there or use device='cpu'" if on_gpu else "take a smaller model"
+        sizes = f"{needed / GIB:.1f} GiB{' on the GPU' * on_gpu}, {free / GIB:.1f} GiB are free"
+        raise torch.OutOfMemoryError(f"the weights need {sizes}; {remedy}")
 
 
 def cache_tokens(
@@ -31,15 +42,20 @@ def cache_tokens(
 ) -> int:
     """Positions of the cache: `wanted`, else room for max_batch_size sequences of up to
     DEFAULT_CONTEXT, as far as a quarter of the available memory goes, but for one such sequence always. On a
-    GPU what is free there bounds both."""
-    context = min(config.max_positions, DEFAULT_CONTEXT)
-    default = -(-max_batch_size * context // PAGE_LENGTH) * PAGE_LENGTH
+    GPU what is free there bounds both. Raises torch.OutOfMemoryError where they do not fit."""
+    default = _default_tokens(config, max_batch_size)
     if device.type == "cuda":
         free = gpu.free_memory(device)
         return cache_tokens_on_gpu(config, dtype, wanted or default, wanted is not None, free)
     per_token = 2 * config.num_layers * config.kv_size * dtype.itemsize
-    affordable = max(available_memory() // 4 // per_token, context)
-    return wanted or min(default, -(-affordable // PAGE_LENGTH) * PAGE_LENGTH)
+    free = available_memory()
+    affordable = max(free // 4 // per_token, min(config.max_positions, DEFAULT_CONTEXT))
+    tokens = wanted or min(default, -(-affordable // PAGE_LENGTH) * PAGE_LENGTH)
+    if tokens * per_token > free:
+        sizes = f"{tokens * per_token / GIB:.1f} GiB, {free / GIB:.1f} GiB are free"
+        room = f"there is room for {free // per_token} positions"
+        raise torch.OutOfMemoryError(f"kv_cache_tokens={tokens} needs {sizes}; {room}")
+    return tokens
 
 
 def cache_tokens_on_gpu(

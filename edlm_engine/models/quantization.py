@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import torch
 
+from ..config import ModelConfig
+
+MOST_COLUMNS = 66_000  # 255 * 127 * 66,000 < 2^31: sums of products are exact in int32
 _ROWS = 512  # of a matrix at a time: bounds the fp32 copy
 DTYPES = {"int8": torch.int8, "fp8": torch.float8_e4m3fn}
 LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
@@ -20,6 +23,16 @@ class QuantizedWeight(NamedTuple):
 
     values: torch.Tensor
     scale: torch.Tensor
+
+
+def check_columns(config: ModelConfig):
+    """Raise ValueError for a model with a linear layer of more inputs than the kernels can sum up."""
+    inputs = {"hidden_size": config.hidden_size, "intermediate_size": config.intermediate_size,
+              "num_attention_heads * head_dim": config.q_size}  # fmt: skip
+    for name, size in inputs.items():
+        if size > MOST_COLUMNS:
+            most = f"quantised products sum up at most {MOST_COLUMNS} inputs"
+            raise ValueError(f"{name} is {size}; {most}, leave quantization out")
 
 
 def quantize_weight(weight: torch.Tensor, dtype: torch.dtype = torch.int8) -> QuantizedWeight:

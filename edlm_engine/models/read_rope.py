@@ -2,11 +2,14 @@
 
 import math
 
+from ..errors import shown
 from ..rope import LinearScaling, Llama3Scaling, Rope, YarnScaling
-from .config_reader import ConfigReader
+from .config_reader import LARGEST, MOST, ConfigReader
 
 
-def read_rope(reader: ConfigReader, default_theta: float, max_positions: int) -> tuple[Rope, int]:
+def read_rope(
+    reader: ConfigReader, default_theta: float, max_positions: int, head_dim: int
+) -> tuple[Rope, int]:
     """The embeddings, and how many positions they are good for.
 
     default_theta: the family's, where the file names none; max_positions: the file's max_position_embeddings.
@@ -23,11 +26,24 @@ def read_rope(reader: ConfigReader, default_theta: float, max_positions: int) ->
         raise settings.error(f"partial_rotary_factor is {share}; only whole heads are rotated here")
     kind = settings.get("rope_type", str, settings.get("type", str, "default"))
     if kind not in _KINDS:
-        raise reader.error(f"rope type {kind!r} is not supported; known: {', '.join(_KINDS)}")
-    scaling = _KINDS[kind](settings, max_positions)
+        raise reader.error(f"rope type {shown(kind)} is not supported; known: {', '.join(_KINDS)}")
+    rope = Rope(theta, _KINDS[kind](settings, max_positions))
+    if not _is_finite(rope, head_dim):
+        raise settings.error(
+            f"rope_theta {theta} and the settings of type {kind!r} give no finite frequencies"
+        )
     if kind == "yarn":
-        max_positions = max(max_positions, int(scaling.original_positions * scaling.factor))
-    return Rope(theta, scaling), max_positions
+        stretched = rope.scaling.original_positions * rope.scaling.factor
+        max_positions = max(max_positions, int(min(stretched, MOST)))
+    return rope, max_positions
+
+
+def _is_finite(rope: Rope, head_dim: int) -> bool:
+    try:
+        frequencies = rope.frequencies(head_dim)
+    except (ArithmeticError, ValueError):  # logarithms of 0, divisions by it
+        return False
+    return bool(frequencies.isfinite().all()) and rope.amplitude <= LARGEST
 
 
 def _default(settings: ConfigReader, max_positions: int) -> None:

@@ -71,7 +71,8 @@ class Workspace:
 class Transformer:
     """Weights and forward pass.
 
-    embedding: [vocab, hidden]; products: what its dense layers multiply with on a GPU.
+    embedding: [vocab, hidden]; products: what its dense layers multiply with on a GPU; positions: the most
+    that a sequence has (None: as many as the checkpoint was made for, which may be millions).
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Transformer:
         final_norm: torch.Tensor,
         head: Head | QuantizedHead,
         products: ProductTuner | None = None,
+        positions: int | None = None,
     ):
         self.config = config
         self.embedding, self.layers, self.final_norm, self.head = embedding, layers, final_norm, head
@@ -90,7 +92,7 @@ class Transformer:
         head_widths = {name: widths[name] for name in ("hidden", "delta", "normed")}
         self._workspace = Workspace(widths, embedding.dtype, embedding.device)
         self._head_workspace = Workspace(head_widths, embedding.dtype, embedding.device)
-        self._rope = rope_table(config).to(embedding.device)
+        self._rope = rope_table(config, positions or config.max_positions).to(embedding.device)
 
     def forward(self, inputs: ForwardInputs, cache: PagedKVCache) -> torch.Tensor:
         """Run all rows, leave their keys and values in the cache, and return [head rows, hidden]:
@@ -142,8 +144,7 @@ def add_bias(x: torch.Tensor, bias: torch.Tensor | None):
         x.add_(bias)
 
 
-def rope_table(config: ModelConfig) -> torch.Tensor:
-    """fp32 [max_positions, head_dim]: cos of every angle, then sin."""
-    positions = torch.arange(config.max_positions).float()
-    angles = torch.outer(positions, config.rope.frequencies(config.head_dim))
+def rope_table(config: ModelConfig, positions: int) -> torch.Tensor:
+    """fp32 [positions, head_dim]: cos of every angle, then sin."""
+    angles = torch.outer(torch.arange(positions).float(), config.rope.frequencies(config.head_dim))
     return torch.cat([angles.cos(), angles.sin()], dim=1) * config.rope.amplitude

@@ -10,10 +10,8 @@ from .cublaslt import open_products
 from .family import TensorNames
 from .heads import Head, QuantizedHead
 from .linears import GpuChoices, QuantizedRows, make_linear
-from .quantization import DTYPES, QuantizedWeight, concatenate, quantize_weight
+from .quantization import DTYPES, QuantizedWeight, check_columns, concatenate, quantize_weight
 from .transformer import Layer, Transformer
-
-MLP_PARTS = ("gate", "up", "down")
 
 
 class Weights:
@@ -62,14 +60,18 @@ def load_transformer(
     quantization: str | None = None,
     stored: bool = False,
     rows: int = 0,
+    positions: int | None = None,
 ) -> Transformer:
     """Build the model layer by layer, so that at most one layer exists twice in memory.
 
     tensors: has tensor(name, shape, dtype) and close(), which is called after every layer and lets go of the
     mapped file; so is tick. quantization: "int8" or "fp8"; stored: whether the tensors are that already.
     rows: the most that a forward will have, as far as is known: buffers of quantised rows hold so many.
-    Raises CheckpointError for a missing or wrong-shaped tensor.
+    positions: the most that a sequence will have (None: as many as the checkpoint was made for).
+    Raises CheckpointError for a missing or wrong-shaped tensor, ValueError for what cannot be quantised.
     """
+    if quantization:
+        check_columns(config)
     weights = Weights(tensors, dtype, device, DTYPES.get(quantization), stored=stored)
     columns = max(config.hidden_size, config.q_size, config.intermediate_size)
     bytes_of = torch.float8_e4m3fn if quantization == "fp8" else torch.uint8
@@ -88,7 +90,7 @@ def load_transformer(
         trim_memory()
         tick()
     final_norm = weights.get(f"{body}.norm.weight", hidden)
-    return Transformer(config, embedding, layers, final_norm, head, choices.products)
+    return Transformer(config, embedding, layers, final_norm, head, choices.products, positions)
 
 
 def _load_head(
@@ -112,10 +114,9 @@ def _load_layer(
     def norm(name: str):
         return get(f"{attention}{name}.weight", config.head_dim) if config.qk_norm else None
 
-    def bias(there: bool, **sizes: int):
-        """Of projections, one behind the other."""
-        names = {name: f"{mlp if name in MLP_PARTS else attention}{name}_proj.bias" for name in sizes}
-        return torch.cat([get(names[name], size) for name, size in sizes.items()]) if there else None
+    def bias(there: bool, of: str, **sizes: int):
+        """Of projections of attention or MLP, one behind the other."""
+        return torch.cat([get(f"{of}{name}_proj.bias", n) for name, n in sizes.items()]) if there else None
 
     def linear(name: str, outputs: int, inputs: int):
         return make_linear(weights.matrix(name, outputs, inputs), quantized_rows, choices)
@@ -125,14 +126,14 @@ def _load_layer(
     return Layer(
         input_norm=get(f"{prefix}input_layernorm.weight", hidden),
         qkv=make_linear(qkv, quantized_rows, choices),
-        qkv_bias=bias(config.qkv_bias, **sizes),
+        qkv_bias=bias(config.qkv_bias, attention, **sizes),
         q_norm=norm("q_norm"),
         k_norm=norm("k_norm"),
         attention_out=linear(f"{attention}o_proj.weight", hidden, config.q_size),
-        attention_out_bias=bias(config.out_bias, o=hidden),
+        attention_out_bias=bias(config.out_bias, attention, o=hidden),
         mlp_norm=get(f"{prefix}post_attention_layernorm.weight", hidden),
         gate_up=make_linear(gate_up, quantized_rows, choices),
-        gate_up_bias=bias(config.mlp_bias, gate=inner, up=inner),
+        gate_up_bias=bias(config.mlp_bias, mlp, gate=inner, up=inner),
         down=linear(f"{mlp}down_proj.weight", hidden, inner),
-        down_bias=bias(config.mlp_bias, down=hidden),
+        down_bias=bias(config.mlp_bias, mlp, down=hidden),
     )

@@ -5,7 +5,8 @@ import os
 import torch
 
 from .. import __version__, ops
-from ..checkpoints.folder import Checkpoint, bundled_models, resolve
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.folder import bundled_models, resolve
 from ..hardware import gpu
 from ..hardware.machine import default_threads
 from ..options import choose_device, choose_dtype

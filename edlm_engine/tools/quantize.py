@@ -8,13 +8,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..checkpoints.folder import METHODS, QUANTIZATION_KEY, Checkpoint, read_json, resolve
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.folder import is_file, read_json, resolve
+from ..checkpoints.quantization import METHODS, QUANTIZATION_KEY
+from ..checkpoints.weight_files import INDEX, OTHER_FORMATS
 from ..errors import CheckpointError
-from ..models.quantization import DTYPES, quantize_weight
+from ..models.quantization import DTYPES, check_columns, quantize_weight
 from ..progress import progress_bar
 
 SHARD_BYTES = 1 << 30  # of tensors in memory at a time
-_INDEX = "model.safetensors.index.json"
 
 
 def quantize_checkpoint(source, out: Path, shard_bytes: int = SHARD_BYTES, kind: str = "int8") -> Path:
@@ -23,10 +25,11 @@ def quantize_checkpoint(source, out: Path, shard_bytes: int = SHARD_BYTES, kind:
     kind: "int8", for any device, or "fp8" (float8_e4m3fn), for GPUs of compute capability 8.9 or later.
     Every matrix NAME of a linear layer, and the head, becomes of that type, [outputs, inputs], beside
     NAME_scale, float32 [outputs]; a tied head is stored beside its embedding, which stays as it is. All other
-    tensors and files are copied. The folder appears under its name when it is complete.
+    tensors are copied, and all other files that lie in the folder and hold no weights. The folder appears
+    under its name when it is complete.
 
     Raises CheckpointError for a source that cannot be used or is quantised already, ValueError for another
-    kind or if `out` is there.
+    kind, if `out` or `out`.partial is there, or for a model that cannot be quantised.
     """
     if kind not in DTYPES:
         raise ValueError(f"the type of the matrices must be one of {', '.join(DTYPES)}, got {kind!r}")
@@ -36,9 +39,14 @@ def quantize_checkpoint(source, out: Path, shard_bytes: int = SHARD_BYTES, kind:
     checkpoint = Checkpoint(path)
     if checkpoint.quantization:
         raise CheckpointError(f"{path}: is quantised already")
+    check_columns(checkpoint.model)
     partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except FileExistsError:
+        raise ValueError(
+            f"{partial}: is there already, perhaps from a run that was ended; remove it"
+        ) from None
     try:
         with progress_bar(f"quantising {path.name}", len(checkpoint.tensor_names)) as tick:
             _write_shards(_quantised(checkpoint, kind, tick), partial, shard_bytes)
@@ -96,12 +104,22 @@ def _write_shards(tensors: Iterator[tuple[str, torch.Tensor]], folder: Path, sha
         size, total = size + tensor.nbytes, total + tensor.nbytes
     write()
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / _INDEX).write_text(json.dumps(index, indent=1) + "\n")
+    (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n")
+
+
+def _lies_in(folder: Path, path: Path) -> bool:
+    """Whether it is a file of the folder: a link elsewhere could show what its writer may not see. In the
+    hub's cache every file is a link into `blobs`."""
+    homes = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":
+        homes.append(folder.resolve().parents[1] / "blobs")
+    return is_file(path) and path.resolve().parent in homes
 
 
 def _copy_rest(source: Path, out: Path, kind: str) -> None:
     for path in source.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and path.name not in (_INDEX, "config.json"):
+        weights = path.suffix in (".safetensors", *OTHER_FORMATS) or path.name.endswith(".index.json")
+        if not weights and path.name != "config.json" and _lies_in(source, path):
             shutil.copyfile(path, out / path.name)
     method = next(method for method, own in METHODS.items() if own == kind)
     config = read_json(source / "config.json") | {QUANTIZATION_KEY: {"quant_method": method}}

@@ -6,6 +6,7 @@ from collections.abc import Container
 from functools import cache
 
 from ...config import DecodingConfig, ModelConfig
+from ...errors import shown
 from ..config_reader import ConfigReader
 from ..family import Family
 
@@ -23,15 +24,23 @@ def find_family(reader: ConfigReader) -> Family:
     """
     architectures = reader.get("architectures", list, [])
     model_type = reader.get("model_type", str, "")
+    found = f"architectures {shown(architectures)}, model_type {shown(model_type)}"
     for family in families():
         if any(name in architectures for name in family.architectures):
+            if _contradicts(model_type, family):
+                raise reader.error(f"{found}: name two families; remove what is wrong")
             return family
     for family in families():
         if not architectures and model_type in family.model_types:
             return family
     known = sorted(name for family in families() for name in family.architectures)
-    found = f"architectures {architectures}, model_type {model_type!r}"
     raise reader.error(f"{found}: no such family here; known: {', '.join(known)}")
+
+
+def _contradicts(model_type: str, family: Family) -> bool:
+    """Whether the type is another family's. transformers goes by it, and knows autoregressive ones alone."""
+    others = [other for other in families() if other is not family and other.autoregressive]
+    return family.autoregressive and any(model_type in other.model_types for other in others)
 
 
 def read_config(

@@ -10,6 +10,7 @@ from ..config_reader import ConfigReader, eos_ids
 from ..family import Family, TensorNames, dense_model
 
 DEFAULT_BLOCK_LENGTH = 32  # the paper's evaluation block of the 4B and 8B models (App. A)
+MOST_BLOCK_LENGTH = 16384  # every slot of the batch keeps the state of so many positions
 
 _PREFILL_OF_PARADIGM = {
     "bidirectional": "bidirectional",
@@ -42,15 +43,15 @@ def read(reader: ConfigReader, names: Container[str] | None) -> tuple[ModelConfi
     model = dense_model(
         reader, qkv_bias=bias, out_bias=out_bias, mlp_bias=mlp_bias, qk_norm=norm, tied_head=tied
     )
-    return model, _decoding(reader)
+    return model, _decoding(reader, model)
 
 
-def _decoding(reader: ConfigReader) -> DecodingConfig:
+def _decoding(reader: ConfigReader, model: ModelConfig) -> DecodingConfig:
     # the paradigm's default is what the released models are indicated to use
     return DecodingConfig(
         mask_token_id=reader.get("mask_token_id", int, None),
-        eos_token_ids=eos_ids(reader),
-        block_length=reader.size("block_size", DEFAULT_BLOCK_LENGTH),
+        eos_token_ids=eos_ids(reader, model.vocab_size),
+        block_length=reader.size("block_size", DEFAULT_BLOCK_LENGTH, most=MOST_BLOCK_LENGTH),
         prefill=reader.choice("dlm_paradigm", _PREFILL_OF_PARADIGM, "bidirectional"),
         token_shift=reader.choice("dlm_type", _SHIFT_OF_DLM_TYPE, False),
     )

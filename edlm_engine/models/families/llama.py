@@ -8,7 +8,7 @@ def read(reader, names):
     model = dense_model(
         reader, qkv_bias=attention, out_bias=attention, mlp_bias=mlp, qk_norm=False, max_positions=2048
     )
-    return model, autoregressive(reader)
+    return model, autoregressive(reader, model)
 
 
 FAMILY = Family(("LlamaForCausalLM",), ("llama",), read)

@@ -12,7 +12,7 @@ def read(reader, names):
     ):
         raise reader.error(f"sliding_window is {window} (null: none); sliding windows are not supported")
     model = dense_model(reader, qkv_bias=False, qk_norm=False, kv_heads=8, max_positions=POSITIONS)
-    return model, autoregressive(reader)
+    return model, autoregressive(reader, model)
 
 
 FAMILY = Family(("MistralForCausalLM",), ("mistral",), read)

@@ -4,7 +4,8 @@ from ..family import Family, autoregressive, dense_model
 
 
 def read(reader, names):
-    return dense_model(reader, qkv_bias=True, qk_norm=False), autoregressive(reader)
+    model = dense_model(reader, qkv_bias=True, qk_norm=False)
+    return model, autoregressive(reader, model)
 
 
 FAMILY = Family(("Qwen2ForCausalLM",), ("qwen2",), read)

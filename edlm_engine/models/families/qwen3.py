@@ -6,7 +6,7 @@ from ..family import Family, autoregressive, dense_model
 def read(reader, names):
     bias = reader.get("attention_bias", bool, False)
     model = dense_model(reader, qkv_bias=bias, out_bias=bias, qk_norm=True, head_dim=128)
-    return model, autoregressive(reader)
+    return model, autoregressive(reader, model)
 
 
 FAMILY = Family(("Qwen3ForCausalLM",), ("qwen3",), read)
