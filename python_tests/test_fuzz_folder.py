@@ -144,9 +144,7 @@ def fault(report: dict, path: Path, changed: list[tuple[str, str]]) -> str | Non
         return f"names no file: {message[:300]}"
     if len(changed) == 1 and changed[0][0] == "config.json" and changed[0][1].startswith("set "):
         key = changed[0][1].removeprefix("set ")
-        if not (
-            key.isdigit() or key in message or "config.json asks for" in message or "tensor '" in message
-        ):
+        if not (key.isdigit() or any(name in message for name in (key, "key '", "asks for", "tensor '"))):
             return f"names no key: {message[:300]}"
     return None
 
