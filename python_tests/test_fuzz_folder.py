@@ -200,7 +200,7 @@ def test_settings(worker):
     def check(changes, parent: Path):
         path = parent / "edlm_settings.json"
         path.write_text(json.dumps({"sampling": sampling, "model": "x", "tried": [{"threshold": 0.5}]}))
-        changed = apply(parent, changes)
+        changed = apply(parent, [change for change in changes if change[0] != "file"])
         return fault(worker.ask("settings", path), path, changed), changed, path
 
     run(mutations, check)
