@@ -144,7 +144,9 @@ def fault(report: dict, path: Path, changed: list[tuple[str, str]]) -> str | Non
         return f"names no file: {message[:300]}"
     if len(changed) == 1 and changed[0][0] == "config.json" and changed[0][1].startswith("set "):
         key = changed[0][1].removeprefix("set ")
-        if not (key.isdigit() or any(name in message for name in (key, "key '", "asks for", "tensor '"))):
+        if not (
+            key.isdigit() or any(name in message for name in (key, "key '", "asks for", "tensor '", "dtype"))
+        ):
             return f"names no key: {message[:300]}"
     return None
 
