@@ -11,7 +11,7 @@ from .checkpoints.tokenizer import Tokenizer
 from .config import DecodingConfig, ModelConfig
 from .core.requests import Request
 from .core.transcript import Transcript
-from .errors import CapacityError
+from .errors import CapacityError, shown
 from .params import DEFAULT_NEW_TOKENS, PARAM_NAMES, SamplingParams
 from .steps.policies.policy import number
 
@@ -37,7 +37,7 @@ class Intake:
     def params(self, params, overrides: dict) -> SamplingParams:
         """Raises TypeError and ValueError for what is no parameter or out of range."""
         if params is not None and not isinstance(params, SamplingParams):
-            raise TypeError(f"params must be SamplingParams, got {params!r:.80}")
+            raise TypeError(f"params must be SamplingParams, got {shown(params)}")
         unknown = sorted(set(overrides) - set(PARAM_NAMES))
         if unknown:
             raise TypeError(f"unknown sampling parameter {unknown[0]!r}; known: {', '.join(PARAM_NAMES)}")
@@ -98,7 +98,7 @@ class Intake:
             try:
                 ids.append(index(token.item() if hasattr(token, "item") else token))
             except (TypeError, ValueError, RuntimeError):
-                raise TypeError(f"{where}[{i}] must be a token id (int), got {token!r:.80}") from None
+                raise TypeError(f"{where}[{i}] must be a token id (int), got {shown(token)}") from None
             if not 0 <= ids[-1] < self.config.vocab_size:
                 vocabulary = f"[0, {self.config.vocab_size})"
                 found = ids[-1] if abs(ids[-1]) < 2**63 else "a number of more than 64 bits"
@@ -161,7 +161,7 @@ def plain(prompt, where: str) -> Iterable:
     found = prompt
     prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt
     if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping):
-        raise TypeError(f"{where} must be a str, a list of token ids or a list of either, got {found!r:.80}")
+        raise TypeError(f"{where} must be a str, a list of token ids or a list of either, got {shown(found)}")
     return prompt
 
 

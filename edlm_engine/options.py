@@ -10,7 +10,7 @@ from . import ops
 from .checkpoints.checkpoint import Checkpoint
 from .config import PREFILLS, DecodingConfig, ModelConfig
 from .device_led.device_loop import why_unsupported
-from .errors import CheckpointError
+from .errors import CheckpointError, shown
 from .hardware import gpu
 
 STEPPINGS = ("eager", "direct", "graph", "device")
@@ -64,7 +64,7 @@ class EngineOptions:
             least = 0 if name == "max_waiting" else 1
             if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
                 kind = f"{'a positive' if least else 'no negative'} integer{' or None' * optional}"
-                raise ValueError(f"{name} must be {kind}, got {value!r:.80}")
+                raise ValueError(f"{name} must be {kind}, got {shown(value)}")
             if value > most:
                 raise ValueError(f"{name} must be at most {most}, got {value:.3g}")
             object.__setattr__(self, name, int(value))
@@ -72,7 +72,7 @@ class EngineOptions:
     def _choice(self, name: str, known: tuple[str, ...], more: str = ""):
         value = getattr(self, name)
         if not isinstance(value, str) or value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}{more}, got {value!r:.80}")
+            raise ValueError(f"{name} must be one of {', '.join(known)}{more}, got {shown(value)}")
 
 
 def choose_device(device: str, config: ModelConfig | None = None) -> str:

@@ -6,6 +6,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from .errors import shown
 from .steps.policies import Policy, Schedule, Threshold, parse
 from .steps.policies.policy import number, settle
 
@@ -19,7 +20,7 @@ MAX_STOPS, MAX_STOP_CHARACTERS, MAX_STOP_IDS = 256, 16384, 4096  # of a request,
 def _items(name, value) -> tuple:
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, Iterable) or isinstance(value, bytes):
-        raise ValueError(f"{name} must be a sequence, got {value!r:.80}")
+        raise ValueError(f"{name} must be a sequence, got {shown(value)}")
     return tuple(value)
 
 
@@ -76,7 +77,7 @@ class SamplingParams:
             settle(self, "seed", 0, 2**63 - 1, integer=True)
         self._check_stops()
         if not isinstance(self.ignore_eos, bool | np.bool_):
-            raise ValueError(f"ignore_eos must be True or False, got {self.ignore_eos!r:.80}")
+            raise ValueError(f"ignore_eos must be True or False, got {shown(self.ignore_eos)}")
         self._set("ignore_eos", bool(self.ignore_eos))
 
     def _set(self, name: str, value):
@@ -86,7 +87,7 @@ class SamplingParams:
         self._set("stop", (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop))
         for index, text in enumerate(self.stop):
             if not isinstance(text, str) or not text:
-                raise ValueError(f"stop[{index}] must be a non-empty string, got {text!r:.80}")
+                raise ValueError(f"stop[{index}] must be a non-empty string, got {shown(text)}")
         characters = sum(map(len, self.stop))
         if len(self.stop) > MAX_STOPS or characters > MAX_STOP_CHARACTERS:
             allowed = f"{MAX_STOPS} strings of {MAX_STOP_CHARACTERS} characters together"
@@ -106,7 +107,7 @@ class SamplingParams:
                 raise ValueError("policy: give either a policy, or threshold and steps_per_block, not both")
             for name in ("rule", "wants", "parameters", "select"):
                 if not hasattr(self.policy, name):
-                    raise ValueError(f"policy must be one of edlm_engine.policies, got {self.policy!r:.80}")
+                    raise ValueError(f"policy must be one of edlm_engine.policies, got {shown(self.policy)}")
             return
         if self.threshold is not None:
             hint = "; threshold=None selects the fixed schedule"

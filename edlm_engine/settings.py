@@ -4,6 +4,7 @@ import json
 from os import PathLike
 from pathlib import Path
 
+from .errors import shown
 from .files import replace_file
 from .params import PARAM_NAMES, SamplingParams
 
@@ -16,7 +17,7 @@ def load_settings(settings) -> SamplingParams:
     where = "settings"
     if not isinstance(settings, dict):
         if not isinstance(settings, str | PathLike):
-            raise TypeError(f"settings must be the path of a file or a dict, got {settings!r:.80}")
+            raise TypeError(f"settings must be the path of a file or a dict, got {shown(settings)}")
         where, settings = str(settings), _read(Path(settings))
     values = settings.get(SAMPLING_KEY) if isinstance(settings, dict) else None
     if not isinstance(values, dict):
@@ -24,7 +25,7 @@ def load_settings(settings) -> SamplingParams:
     unknown = [key for key in values if key not in PARAM_NAMES]
     if unknown:
         known = ", ".join(PARAM_NAMES)
-        raise ValueError(f"{where}: unknown key {unknown[0]!r:.80} in {SAMPLING_KEY!r}; known: {known}")
+        raise ValueError(f"{where}: unknown key {shown(unknown[0])} in {SAMPLING_KEY!r}; known: {known}")
     try:
         return SamplingParams(**values)
     except (TypeError, ValueError) as error:

@@ -107,7 +107,7 @@ def test_ids_that_are_of_another_model_are_refused(tmp_path):
         (
             "tokenizer_config.json",
             {"added_tokens_decoder": {"1": 5}},
-            r"'added_tokens_decoder.1' must be a to",
+            r"'added_tokens_decoder.1' must be a string",
         ),
         (
             "tokenizer_config.json",
@@ -119,10 +119,14 @@ def test_ids_that_are_of_another_model_are_refused(tmp_path):
             {"extra_special_tokens": 3},
             "must be a list of tokens",
         ),
-        ("tokenizer_config.json", {"additional_special_tokens": [[]]}, "must be a token"),
+        ("tokenizer_config.json", {"additional_special_tokens": [[]]}, "must be a string or"),
         ("added_tokens.json", {"a": "b"}, "'a' must be a token id, is 'b'"),
         ("added_tokens.json", {"a": -1}, "'a' must be a token id, is -1"),
-        ("special_tokens_map.json", {"eos_token": {"content": 3}}, "'eos_token' must be a token"),
+        (
+            "special_tokens_map.json",
+            {"eos_token": {"content": 3}},
+            "'eos_token' must be a string or an object",
+        ),
         ("special_tokens_map.json", [], "must hold a dict"),
     ],
 )

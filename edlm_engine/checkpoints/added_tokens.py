@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from .folder import read_json
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -47,7 +47,7 @@ def read_added_tokens(folder: Path) -> list[AddedToken]:
     added = []
     for content, number in read_object(path).items():
         if not _is_id(number):
-            raise CheckpointError(f"{path}: key {content!r} must be a token id, is {number!r:.80}")
+            raise CheckpointError(f"{path}: key {content!r} must be a token id, is {shown(number)}")
         known = content in special
         added.append(AddedToken(content, number, special=known, normalized=not known))
     return sorted(added, key=lambda token: token.id)
@@ -78,7 +78,7 @@ def _named(config: dict, path: Path) -> dict[str, list[AddedToken]]:
         if isinstance(several, dict):
             several = list(several.values())
         if not isinstance(several, list):
-            raise CheckpointError(f"{path}: key {key!r} must be a list of tokens, is {several!r:.80}")
+            raise CheckpointError(f"{path}: key {key!r} must be a list of tokens, is {shown(several)}")
         if several:
             values[key] = several
     named = {}
@@ -91,7 +91,7 @@ def _named(config: dict, path: Path) -> dict[str, list[AddedToken]]:
 def _from_table(table, path: Path) -> list[AddedToken]:
     key = "added_tokens_decoder"
     if not isinstance(table, dict):
-        raise CheckpointError(f"{path}: key {key!r} must be an object of tokens by id, is {table!r:.80}")
+        raise CheckpointError(f"{path}: key {key!r} must be an object of tokens by id, is {shown(table)}")
     tokens = []
     for number, value in table.items():
         if not (number.isascii() and number.isdigit() and _is_id(int(number[:12]))):
@@ -104,12 +104,12 @@ def _token(value, number: int | None, where: str, special: bool = False) -> Adde
     if isinstance(value, str):
         return AddedToken(value, number, special=special, normalized=not special)
     if not isinstance(value, dict) or not isinstance(value.get("content"), str):
-        raise CheckpointError(f"{where} must be a token, a string or an object with 'content': {value!r:.80}")
+        raise CheckpointError(f"{where} must be a string or an object with 'content', is {shown(value)}")
     flags = {}
     for name, default in _FLAGS.items():
         flags[name] = value.get(name, default)
         if not isinstance(flags[name], bool):
-            raise CheckpointError(f"{where}: {name!r} must be true or false, is {flags[name]!r:.80}")
+            raise CheckpointError(f"{where}: {name!r} must be true or false, is {shown(flags[name])}")
     if special:
         flags["special"] = True
     return AddedToken(value["content"], number, **flags)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from ..errors import shown
+
 # Names of a message's reasoning. Templates read the first, some the second.
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -111,4 +113,4 @@ def mark_end(message: dict, field: str, mark: str) -> str:
 
 
 def _short(value) -> str:
-    return f"{value!r:.100}"
+    return shown(value)

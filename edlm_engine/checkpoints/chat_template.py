@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from .added_tokens import read_object
 from .chat_messages import REASONING, mark_end, plain_dicts, plain_messages, plain_of
 
@@ -36,7 +36,7 @@ class Source:
                 raise CheckpointError(f"{self.where}: the chat template is no UTF-8: {error}") from None
         if not isinstance(value, str):
             wanted = "a text, or a list of objects that have 'name' and 'template'"
-            raise CheckpointError(f"{self.where}: the chat template must be {wanted}, is {value!r:.80}")
+            raise CheckpointError(f"{self.where}: the chat template must be {wanted}, is {shown(value)}")
         return value
 
 
@@ -105,7 +105,7 @@ class ChatTemplate:
         if name not in self._sources:
             known = ", ".join(map(repr, sorted(map(str, self._sources)))) or "none"
             where = next((source.where for source in self._sources.values()), "the checkpoint")
-            raise ValueError(f"{where}: there is no chat template named {name!r:.80}; there are {known}")
+            raise ValueError(f"{where}: there is no chat template named {shown(name)}; there are {known}")
         return self._sources[name]
 
     def _run(self, source: Source, variables: dict) -> str:
@@ -145,10 +145,10 @@ def _variables(template_kwargs) -> dict:
     if template_kwargs is None:
         return {}
     if not isinstance(template_kwargs, Mapping):
-        raise TypeError(f"template_kwargs must be a dict of template variables, got {template_kwargs!r:.100}")
+        raise TypeError(f"template_kwargs must be a dict of template variables, got {shown(template_kwargs)}")
     for key in template_kwargs:
         if not isinstance(key, str):
-            raise TypeError(f"template_kwargs: {key!r:.80} is no name of a variable")
+            raise TypeError(f"template_kwargs: {shown(key)} is no name of a variable")
         if key in _OWN:
             raise ValueError(f"template_kwargs[{key!r}]: give {key} as an argument of its own")
     return plain_of(template_kwargs, "template_kwargs")
@@ -160,7 +160,7 @@ def _before_mark(rendered: str, text: str, source: Source) -> str:
     if text.strip() not in rendered or mark not in rendered:
         raise ValueError(
             f"{source.where}: the chat template does not write the last message as it is, so that it cannot "
-            f"be continued: {text!r:.100}"
+            f"be continued: {shown(text)}"
         )
     end = rendered.rindex(mark)
     trimmed = rendered[end : end + len(_MARK)] != _MARK
@@ -207,14 +207,14 @@ def _entries(value, path: str) -> dict[str, Source]:
     """Templates by name. An entry that is none becomes a source that says so when it is rendered."""
     where = f"{path}: key 'chat_template'"
     if isinstance(value, dict):
-        return {name: Source(f"{where}, {name!r:.80}", text) for name, text in value.items()}
+        return {name: Source(f"{where}, {shown(name)}", text) for name, text in value.items()}
     if not isinstance(value, list):
         return {"default": Source(where, value)}
     sources = {}
     for index, entry in enumerate(value):
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str) or "template" not in entry:
             return {"default": Source(f"{where}[{index}]", [entry])}
-        sources[entry["name"]] = Source(f"{where}, {entry['name']!r:.80}", entry["template"])
+        sources[entry["name"]] = Source(f"{where}, {shown(entry['name'])}", entry["template"])
     return sources
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from .added_tokens import AddedToken, read_added_tokens, read_special_tokens, tokenizer_config
-from .folder import read_json
+from .folder import first_line, read_json, read_text
 from .text import check_text
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -59,8 +59,8 @@ class JsonTokenizer:
         name = str(config.get("tokenizer_class") or "Qwen2Tokenizer").removesuffix("Fast")
         if name not in _QWEN + _GPT2:
             raise CheckpointError(
-                f"{folder / 'tokenizer_config.json'}: tokenizer_class {name!r:.80} is not known here without "
-                "a tokenizer.json; transformers' save_pretrained() writes one"
+                f"{folder / 'tokenizer_config.json'}: tokenizer_class {shown(name)} is not known here "
+                "without a tokenizer.json; transformers' save_pretrained() writes one"
             )
         prefix = bool(config.get("add_prefix_space") or False)
         vocabulary = read_json(folder / "vocab.json")
@@ -87,7 +87,7 @@ class JsonTokenizer:
             got = self._tokenizer.token_to_id(content)
             if number is not None and got != number:
                 raise CheckpointError(
-                    f"{folder}: the token {content!r:.80} has the id {number} in the files beside the "
+                    f"{folder}: the token {shown(content)} has the id {number} in the files beside the "
                     f"tokenizer, in the tokenizer it would be {got}; one of them is of another model"
                 )
 
@@ -130,7 +130,7 @@ def _panics(what: str, kind: type[ValueError]) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise kind(f"{what}: {str(error) or type(error).__name__:.200}") from None
+        raise kind(f"{what}: {first_line(error) or type(error).__name__}") from None
 
 
 def _flags(token) -> tuple | None:
@@ -148,8 +148,8 @@ def _refuse_known_aborts(path: Path):
             second = merge[-1] if isinstance(merge, list) and merge else str(merge).partition(" ")[2]
             if not str(second).startswith(str(prefix)):
                 raise CheckpointError(
-                    f"{path}: key 'model.continuing_subword_prefix' is {prefix!r:.80}, with which the second "
-                    f"part of the merge {merge!r:.80} does not begin"
+                    f"{path}: key 'model.continuing_subword_prefix' is {shown(prefix)}, with which the "
+                    f"second part of the merge {shown(merge)} does not begin"
                 )
     for charsmap in _charsmaps(data.get("normalizer")):
         try:
@@ -172,10 +172,7 @@ def _charsmaps(normalizer) -> list:
 
 def _read_merges(path: Path) -> list[tuple[str, str]]:
     """Pairs of pieces, one a line; a first line with the version and blank lines do not count."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    lines = read_text(path).split("\n")
     merges = []
     for number, line in enumerate(lines, 1):
         line = line.rstrip("\r")
@@ -183,6 +180,6 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
             continue
         pair = line.split(" ")
         if len(pair) != 2:
-            raise CheckpointError(f"{path}:{number}: must be two pieces and a space, is {line!r:.80}")
+            raise CheckpointError(f"{path}:{number}: must be two pieces and a space, is {shown(line)}")
         merges.append((pair[0], pair[1]))
     return merges

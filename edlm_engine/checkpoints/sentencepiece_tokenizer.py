@@ -6,8 +6,9 @@ from pathlib import Path
 
 import sentencepiece
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 from .added_tokens import AddedToken, read_added_tokens, read_special_tokens, tokenizer_config
+from .folder import first_line, read_bytes
 from .text import check_text
 
 # A message of the protocol buffer that is put behind the model's own and wins over it: field 3, the
@@ -26,12 +27,14 @@ class SentencePieceTokenizer:
 
     def __init__(self, path: Path):
         config = tokenizer_config(path.parent)
+        data = read_bytes(path)
         try:
-            data = path.read_bytes()
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
             self._within = sentencepiece.SentencePieceProcessor(model_proto=data + _NO_PREFIX)
-        except (RuntimeError, OSError) as error:
-            raise CheckpointError(f"{path}: cannot be read as a sentencepiece model: {error}") from error
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{path}: cannot be read as a sentencepiece model: {first_line(error)}"
+            ) from error
         processor, self._pieces = self._processor, self._processor.vocab_size()
         llama = str(config.get("tokenizer_class", "")).startswith("LlamaTokenizer")
         self._legacy = bool(config.get("legacy", not llama))
@@ -63,7 +66,7 @@ class SentencePieceTokenizer:
             elif token.id < self._pieces and self._processor.id_to_piece(token.id) != token.content:
                 piece = self._processor.id_to_piece(token.id)
                 raise CheckpointError(
-                    f"{path}: token {token.id} is {piece!r}, in the files beside it {token.content!r:.80}"
+                    f"{path}: token {token.id} is {piece!r}, in the files beside it {shown(token.content)}"
                 )
             placed[token.content] = token
         return placed

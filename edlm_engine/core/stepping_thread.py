@@ -10,7 +10,7 @@ from typing import Protocol
 
 import torch
 
-from ..errors import EngineBusyError, EngineClosedError
+from ..errors import EngineBusyError, EngineClosedError, shown
 from ..hardware.machine import default_threads
 from ..hardware.openmp import set_threads
 from ..steps.kv_cache import PAGE_LENGTH
@@ -222,4 +222,4 @@ class SteppingThread:
 
 
 def _broken_down(error: BaseException) -> str:
-    return f"the engine has broken down: {type(error).__name__}: {error!s:.200}"
+    return f"the engine has broken down: {type(error).__name__}: {shown(str(error))[1:-1]}"

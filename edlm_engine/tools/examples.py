@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..checkpoints.folder import read_json
-from ..errors import CheckpointError
+from ..errors import CheckpointError, shown
 
 EXAMPLES = "examples.json"
 
@@ -22,8 +22,8 @@ def read_examples(folder: Path, keys: Iterable[str] = ("task", "prompt", "text")
         raise CheckpointError(f"{path}: holds no example")
     for index, example in enumerate(examples):
         if not isinstance(example, dict):
-            raise CheckpointError(f"{path}: [{index}] must be an object, is {example!r:.80}")
+            raise CheckpointError(f"{path}: [{index}] must be an object, is {shown(example)}")
         for key in keys:
             if not isinstance(value := example.get(key), str) or not value:
-                raise CheckpointError(f"{path}: [{index}][{key!r}] must be a text, is {value!r:.80}")
+                raise CheckpointError(f"{path}: [{index}][{key!r}] must be a text, is {shown(value)}")
     return examples

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..checkpoints.json_lines import read_json_lines
 from ..engine import Engine
+from ..errors import shown
 from ..outputs import Generation
 from ..steps.policies import BY_NAME, Policy, Schedule, Threshold, describe
 from .examples import EXAMPLES, read_examples
@@ -97,7 +98,7 @@ def _prompt_of(item: object, where: str) -> str:
     prompt = item.get("prompt") if isinstance(item, dict) else item
     if not isinstance(prompt, str) or not prompt:
         raise ValueError(
-            f"{where}: must be a string or an object with the key 'prompt' and a text, is {item!r:.80}"
+            f"{where}: must be a string or an object with the key 'prompt' and a text, is {shown(item)}"
         )
     return prompt
 

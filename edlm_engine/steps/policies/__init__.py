@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from dataclasses import fields
 
+from ...errors import shown
 from .policy import Policy, Statistics
 
 BY_NAME: dict[str, type] = {}  # "entropy_bound" -> EntropyBound: the name of the file and of the text form
@@ -65,7 +66,7 @@ def describe(policy: Policy) -> str:
     name = next((name for name, kind in BY_NAME.items() if kind is type(policy)), None)
     if name is None:
         known = ", ".join(kind.__name__ for kind in BY_NAME.values())
-        raise ValueError(f"policy {policy!r:.80} has no text form; the policies that have one are {known}")
+        raise ValueError(f"policy {shown(policy)} has no text form; the policies that have one are {known}")
     numbers = [(field.name, getattr(policy, field.name)) for field in fields(policy)]
     given = [f"{key}={_digits(value)}" for key, value in numbers if value is not None]
     if given and numbers[0][1] is not None:

@@ -9,6 +9,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from ...errors import shown
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -52,11 +54,11 @@ def number(name, value, low, high=math.inf, *, integer=False, open_low=False, hi
         with suppress(OverflowError):
             plain = int(value) if integer else float(value)
     if plain is None or not (integer or math.isfinite(plain)):
-        found = f"{value!r:.80}"
+        found = shown(value)
         raise ValueError(f"{name} must be {'an integer' if integer else 'a finite number'}, got {found}")
     if value < low or value > high or (open_low and value == low):
         interval = f"{'(' if open_low else '['}{low}, {high}{']' if math.isfinite(high) else ')'}"
-        raise ValueError(f"{name} must be in {interval}, got {value!r:.80}{hint}")
+        raise ValueError(f"{name} must be in {interval}, got {shown(value)}{hint}")
     return plain
 
 
