@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+
+from edlm_engine.checkpoints.json_lines import read_json_lines
+from edlm_engine.checkpoints.tokenizer import Tokenizer, load_tokenizer
 
 WAITING = 32  # documents looked through for one that fits the rest of a row
 
@@ -26,28 +28,59 @@ class Documents:
     def __len__(self) -> int:
         return len(self.prompt_lengths)
 
+    @property
+    def checksum(self) -> int:
+        checksum = 0
+        for part in (self.ids, self.starts, self.prompt_lengths):
+            checksum = zlib.crc32(np.ascontiguousarray(part), checksum)
+        return checksum
 
-def read_documents(
-    data: str | Path, tokenizer_file: str | Path, eos_token_id: int, vocab_size: int
-) -> Documents:
-    """Read training documents from a file, or from every *.jsonl and *.npy file of a folder, in name order.
 
-    *.jsonl: one document a line, {"prompt": str, "completion": str} (encoded apart, as an engine does) or
-    {"text": str}; `eos_token_id` is put after each. *.npy: one flat array of token ids, its documents ended
-    by `eos_token_id`. Raises FileNotFoundError or ValueError with file and line (or index).
+def data_files(data: str | Path) -> list[Path]:
+    """The file `data`, or every *.jsonl and *.npy file of the folder, in name order (hidden ones apart).
+
+    Raises FileNotFoundError or ValueError naming it.
     """
     path = Path(data)
-    files = sorted((*path.glob("*.jsonl"), *path.glob("*.npy"))) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted((*path.glob("*.jsonl"), *path.glob("*.npy")))
+        files = [file for file in files if file.is_file() and not file.name.startswith(".")]
     if not files or not all(file.is_file() for file in files):
         raise FileNotFoundError(f"{path}: no training data (a .jsonl or .npy file, or a folder of them)")
+    for file in files:
+        if file.suffix not in (".jsonl", ".npy"):
+            raise ValueError(f"{file}: training data must be .jsonl or .npy")
+        with file.open("rb"):  # an unreadable one is found out before the others are encoded
+            pass
+    return files
+
+
+def read_documents(
+    data: str | Path, tokenizer_folder: str | Path, eos_token_id: int, vocab_size: int
+) -> Documents:
+    """Read training documents from the files that `data_files` finds.
+
+    *.jsonl: one document a line, {"prompt": str, "completion": str} or {"text": str}, encoded by the
+    tokenizer of the checkpoint folder `tokenizer_folder` (or of the folder that holds this file): prompts and
+    texts as an engine encodes prompts, completions without special tokens; `eos_token_id` is put after each.
+    *.npy: one flat array of token ids, its documents ended by `eos_token_id`. Raises FileNotFoundError or
+    ValueError with file and line (or index).
+    """
+    files = data_files(data)
+    tokenizer = None
+    if any(file.suffix == ".jsonl" for file in files):
+        folder = Path(tokenizer_folder)
+        folder = folder if folder.is_dir() else folder.parent
+        tokenizer = load_tokenizer(folder)
+        if tokenizer is None:
+            raise ValueError(f"{folder}: has no tokenizer for .jsonl data; give token ids as .npy")
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for file in files:
         if file.suffix == ".npy":
             parts.append(read_token_array(file, eos_token_id))
-        elif file.suffix == ".jsonl":
-            parts.append(encode_jsonl(file, Tokenizer.from_file(str(tokenizer_file)), eos_token_id))
         else:
-            raise ValueError(f"{file}: training data must be .jsonl or .npy")
+            parts.append(encode_jsonl(file, tokenizer, eos_token_id))
         ids = parts[-1][0]
         if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
             at = int(np.argmax((ids < 0) | (ids >= vocab_size)))
@@ -56,12 +89,16 @@ def read_documents(
             )
     ids, lengths, prompts = (np.concatenate(column) for column in zip(*parts, strict=True))
     if not len(lengths):
-        raise ValueError(f"{path}: no documents")
+        raise ValueError(f"{data}: no documents")
     return Documents(ids.astype(np.int32), np.concatenate(([0], np.cumsum(lengths))), prompts)
 
 
 def read_token_array(file: Path, eos_token_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    ids = np.load(file, mmap_mode="r")
+    try:
+        # Unlike np.load this reads nothing but .npy: no archive, no pickle.
+        ids = np.lib.format.open_memmap(file, mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{file}: is no .npy file: {error}") from error
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise ValueError(f"{file}: expected a flat array of integers, found shape {ids.shape} of {ids.dtype}")
     ends = np.flatnonzero(ids == eos_token_id) + 1
@@ -73,23 +110,45 @@ def read_token_array(file: Path, eos_token_id: int) -> tuple[np.ndarray, np.ndar
 def encode_jsonl(
     file: Path, tokenizer: Tokenizer, eos_token_id: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    prompts, completions = [], []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    frame = tokenizer.encode("")
+    documents: list[np.ndarray] = []
+    prompt_lengths = []
+    for number, record in read_json_lines(file):
         try:
-            record = json.loads(line)
-            prompt, completion = (
-                ("", record["text"]) if "text" in record else (record["prompt"], record["completion"])
-            )
-            prompts.append(prompt + "")
-            completions.append(completion + "")
-        except (json.JSONDecodeError, KeyError, TypeError):
-            want = '{"prompt": text, "completion": text} or {"text": text}'
-            raise ValueError(f"{file}, line {number}: expected {want}, found {line[:60]!r}") from None
-    heads = [encoding.ids for encoding in tokenizer.encode_batch(prompts, add_special_tokens=False)]
-    tails = [encoding.ids for encoding in tokenizer.encode_batch(completions, add_special_tokens=False)]
-    documents = [head + tail + [eos_token_id] for head, tail in zip(heads, tails, strict=True)]
-    ids = np.fromiter((i for document in documents for i in document), np.int32)
-    return ids, np.array([len(d) for d in documents], np.int64), np.array([len(h) for h in heads], np.int32)
+            prompt, completion = texts_of(record)
+            head = tokenizer.encode(prompt)
+            tail = [] if completion is None else without_frame(tokenizer.encode(completion), frame)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file}:{number}: {error}") from error
+        ids = head + tail
+        if completion is not None or ids[-1:] != [eos_token_id]:  # some tokenizers end texts themselves
+            ids.append(eos_token_id)
+        documents.append(np.array(ids, np.int32))
+        prompt_lengths.append(0 if completion is None else len(head))
+    ids = np.concatenate(documents) if documents else np.empty(0, np.int32)
+    return ids, np.array([len(d) for d in documents], np.int64), np.array(prompt_lengths, np.int32)
+
+
+def texts_of(record: object) -> tuple[str, str | None]:
+    """(prompt, completion) of a line's value; (text, None) of a text without a prompt."""
+    if isinstance(record, dict):
+        text, prompt, completion = (record.get(key) for key in ("text", "prompt", "completion"))
+        if isinstance(text, str):
+            return text, None
+        if text is None and isinstance(prompt, str) and isinstance(completion, str):
+            return prompt, completion
+    shown = repr(record)
+    shown = shown if len(shown) <= 60 else shown[:60] + "…"
+    raise ValueError(f'expected {{"prompt": text, "completion": text}} or {{"text": text}}, found {shown}')
+
+
+def without_frame(ids: list[int], frame: list[int]) -> list[int]:
+    """`ids` without the special tokens that their tokenizer puts around every text; `frame`: around none."""
+    for before in range(len(frame), -1, -1):
+        end = len(ids) - (len(frame) - before)
+        if before <= end and ids[:before] == frame[:before] and ids[end:] == frame[before:]:
+            return ids[before:end]
+    return ids
 
 
 @dataclass(frozen=True)
