@@ -1,12 +1,14 @@
 """The trainable decoder against transformers, and checkpoint folders."""
 
 import json
+import os
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from edlm_engine import CheckpointError
+from edlm_engine.convert import checkpoint
 from edlm_engine.convert.checkpoint import load_decoder, save_checkpoint
 from edlm_engine.convert.model import Decoder
 from edlm_engine.models.families import read_config
@@ -106,9 +108,92 @@ def test_quantised_weights_cannot_be_trained(folder, tmp_path):
         load_decoder(quantized)
 
 
-def test_an_absurd_shape_is_refused_before_anything_is_built(folder):
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 2**20, "vocab_size": 2**24}, "has shape"),
+        ({"num_hidden_layers": 2**40}, r"'model\.layers\.2\..*' of shape .* is missing"),
+        ({"num_hidden_layers": 3}, r"'model\.layers\.2\..*' of shape .* is missing"),
+        ({"num_hidden_layers": 1}, r"'model\.layers\.1\..*' and \d+ more has no place"),
+        ({"vocab_size": 2**62}, r"config\.json: no tensor can have such sizes"),
+        ({"intermediate_size": 2**70}, r"config\.json"),
+    ],
+)
+def test_an_absurd_shape_is_refused_before_anything_is_built(folder, changes, message):
     path, _ = folder
     config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**config, "hidden_size": 2**20, "vocab_size": 2**24}))
-    with pytest.raises(CheckpointError, match="has shape"):
+    (path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(CheckpointError, match=message):
         load_decoder(path)
+
+
+def test_the_tensors_asked_for_are_the_decoders():
+    for changes in ({}, {"num_hidden_layers": 12, "tie_word_embeddings": False, "attention_bias": True}):
+        model = decoder(**changes)
+        shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+        assert dict(Decoder.tensor_shapes(model.config)) == shapes
+
+
+def test_a_tied_model_may_have_a_head_of_its_own_in_the_file(folder):
+    path, model = folder
+    edit_tensors(path, lambda tensors: tensors.update({"lm_head.weight": torch.ones(40, 32)}))
+    loaded, _ = load_decoder(path)
+    assert loaded.head_weight is loaded.model.embed_tokens.weight
+    assert torch.equal(loaded.head_weight, model.head_weight)
+
+
+def test_a_silent_config_has_the_familys_defaults(folder):
+    path, _ = folder
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "rms_norm_eps"}))
+    loaded, _ = load_decoder(path)
+    assert loaded.config.rms_norm_eps == loaded.model.norm.eps == 1e-6
+    (path / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3}))
+    assert load_decoder(path)[0].model.layers[0].input_layernorm.eps == 1e-3
+
+
+def test_weights_are_fp32_whatever_the_default_is(folder):
+    torch.set_default_dtype(torch.float64)
+    try:
+        loaded, _ = load_decoder(folder[0])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+
+
+def test_fresh_weights_are_narrow_and_narrower_where_they_add_up():
+    model = decoder(hidden_size=256, intermediate_size=512, attention_bias=True, vocab_size=400)
+    model.initialise(torch.Generator().manual_seed(0))
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2:
+            adds = name.endswith(("o_proj.weight", "down_proj.weight"))
+            assert weight.std().item() == pytest.approx(
+                0.01 if adds else 0.02, rel=0.05
+            )  # 2·2 layers: a half
+            assert abs(weight.mean().item()) < 1e-3
+        else:
+            assert (weight == (0 if name.endswith("bias") else 1)).all()
+    again = decoder(hidden_size=256, intermediate_size=512, attention_bias=True, vocab_size=400)
+    again.initialise(torch.Generator().manual_seed(1))
+    assert not torch.equal(again.head_weight, model.head_weight)
+
+
+def test_config_json_is_written_last_and_names_the_dtype(folder, tmp_path, monkeypatch):
+    path, model = folder
+    config = json.loads((path / "config.json").read_text())
+    config.pop("torch_dtype")
+    written = []
+    replace = checkpoint.replace_file
+    monkeypatch.setattr(
+        checkpoint, "replace_file", lambda path, write: (written.append(path.name), replace(path, write))
+    )
+    for name in checkpoint.TOKENIZER_FILES:
+        (path / name).write_text(name)
+    save_checkpoint(tmp_path / "out", model, config | {"dtype": "float32"}, path)
+    assert written[0] == "model.safetensors" and written[-1] == "config.json"
+    assert set(written[1:-1]) == set(checkpoint.TOKENIZER_FILES)
+    assert all((tmp_path / "out" / name).read_text() == name for name in checkpoint.TOKENIZER_FILES)
+    found = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert found["dtype"] == found["torch_dtype"] == "bfloat16"
+    assert len(os.listdir(tmp_path / "out")) == len(written)

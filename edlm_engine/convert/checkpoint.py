@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from edlm_engine.checkpoints.checkpoint import Checkpoint
-from edlm_engine.checkpoints.folder import read_json
+from edlm_engine.checkpoints.folder import Checkpoint, read_json
+from edlm_engine.convert.files import replace_file
+from edlm_engine.convert.mask_token import MaskToken, add_to_tokenizer
 from edlm_engine.convert.model import Decoder
 from edlm_engine.errors import CheckpointError
 
@@ -34,25 +35,37 @@ def load_decoder(folder: str | Path) -> tuple[Decoder, dict]:
     shape, or unknown.
     """
     checkpoint = Checkpoint(Path(folder))
-    if checkpoint.quantization:
-        raise CheckpointError(f"{folder}: is quantised to {checkpoint.quantization}; training needs floats")
+    return decoder_of(checkpoint), read_json(checkpoint.folder / "config.json")
+
+
+def decoder_of(checkpoint: Checkpoint) -> Decoder:
+    """The fp32 decoder with a checkpoint's weights. The files are asked for every tensor before anything of
+    the config's sizes is made."""
+    check_trainable(checkpoint)
     names = checkpoint.names
-    wanted = Decoder.tensor_shapes(checkpoint.model)
-    source = {name: name.replace("model.", f"{names.body}.", 1) for name in wanted}
-    source["lm_head.weight"] = names.head
-    weights = {name: checkpoint.tensor(source[name], shape) for name, shape in wanted.items()}
+    weights = {}
+    for name, shape in wanted_shapes(checkpoint):
+        source = names.head if name == "lm_head.weight" else name.replace("model.", f"{names.body}.", 1)
+        weights[name] = checkpoint.tensor(source, shape)
     checkpoint.check_all_read()
-    decoder = Decoder(checkpoint.model)
+    decoder = Decoder(checkpoint.model).float()
     decoder.load_state_dict(weights)
-    return decoder, read_json(checkpoint.folder / "config.json")
+    return decoder
 
 
-def replace_file(path: Path, write) -> None:
-    """Call write(temporary path), then rename it to `path`, so that `path` is never half written."""
-    temporary = path.with_name(path.name + ".tmp")
-    write(temporary)
-    temporary.chmod(0o644)
-    os.replace(temporary, path)
+def wanted_shapes(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
+    try:
+        return Decoder.tensor_shapes(checkpoint.model)
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes whose product is no number of bytes
+        reason = f"no tensor can have such sizes: {str(error).splitlines()[0]}"
+        raise CheckpointError(f"{checkpoint.folder / 'config.json'}: {reason}") from None
+
+
+def check_trainable(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for a quantised checkpoint."""
+    if checkpoint.quantization:
+        found = f"{checkpoint.folder}: is quantised to {checkpoint.quantization}"
+        raise CheckpointError(f"{found}; training needs floats")
 
 
 def save_checkpoint(
@@ -61,8 +74,10 @@ def save_checkpoint(
     config: dict,
     tokenizer_from: str | Path,
     dtype: torch.dtype = torch.bfloat16,
+    mask: MaskToken | None = None,
 ) -> None:
-    """Write config.json, model.safetensors (in `dtype`) and the tokenizer files found in `tokenizer_from`."""
+    """Write model.safetensors (in `dtype`), the tokenizer files found in `tokenizer_from`, and config.json at
+    last. A new `mask` token is added to the tokenizer."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -75,5 +90,9 @@ def save_checkpoint(
         source = Path(tokenizer_from) / name
         if source.is_file() and source.resolve() != (folder / name).resolve():
             replace_file(folder / name, lambda path, source=source: shutil.copyfile(source, path))
-    text = json.dumps({**config, "torch_dtype": str(dtype).removeprefix("torch.")}, indent=2) + "\n"
-    replace_file(folder / "config.json", lambda path: path.write_text(text))
+    if mask and mask.new and mask.text:
+        add_to_tokenizer(folder, mask)
+    stored = str(dtype).removeprefix("torch.")
+    config = {**config, "torch_dtype": stored} | ({"dtype": stored} if "dtype" in config else {})
+    text = json.dumps(config, indent=2) + "\n"
+    replace_file(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edlm_engine.config import ModelConfig
 
-Allow = Tensor | tuple[Tensor, Tensor] | None  # what rows may see; see `Decoder.hidden`
+Allow = Tensor | tuple[Tensor, Tensor] | None  # What rows may see; see `Decoder.hidden`
+FIRST_LAYER = "model.layers.0."
 
 
 class RMSNorm(nn.Module):
@@ -146,10 +151,35 @@ class Decoder(nn.Module):
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @classmethod
-    def tensor_shapes(cls, config: ModelConfig) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of its tensors, without making any."""
+    def tensor_shapes(cls, config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Names and shapes of its tensors, one after the other and without making any: config.json may ask
+        for more layers than anybody has memory for."""
         with torch.device("meta"):
-            return {name: tuple(weight.shape) for name, weight in cls(config).state_dict().items()}
+            one = cls(replace(config, num_layers=1)).state_dict()
+        shapes = {name: tuple(weight.shape) for name, weight in one.items()}
+        layer = {name: shapes.pop(name) for name in one if name.startswith(FIRST_LAYER)}
+        layers = (
+            (name.replace(FIRST_LAYER, f"model.layers.{index}."), shape)
+            for index in range(config.num_layers)
+            for name, shape in layer.items()
+        )
+        return chain(shapes.items(), layers)
+
+    @torch.no_grad()
+    def add_token(self, token_id: int) -> None:
+        """Give `token_id` the mean of the rows before it, in the embedding and in the head. A vocabulary that
+        ends before it grows as far."""
+        layers = [self.model.embed_tokens] + ([] if self.config.tied_head else [self.lm_head])
+        for layer in layers:
+            mean = layer.weight[:token_id].mean(0)
+            missing = max(0, token_id + 1 - len(layer.weight))
+            layer.weight = nn.Parameter(torch.cat((layer.weight, mean.expand(missing, -1))))
+            layer.weight[token_id] = mean
+        size = len(self.model.embed_tokens.weight)
+        self.config = replace(self.config, vocab_size=size)
+        self.model.embed_tokens.num_embeddings = size
+        if not self.config.tied_head:
+            self.lm_head.out_features = size
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> Decoder:

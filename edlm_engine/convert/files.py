@@ -1,0 +1,46 @@
+"""Files that are never half written, and folders that are nobody else's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Container
+from pathlib import Path
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Call write(temporary path), then rename it to `path`, so that `path` is never half written."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def check_output(folder: Path, ours: Container[str]) -> None:
+    """Raise an OSError naming `folder` unless it can be written: it is new, empty, or holds nothing but files
+    called `ours`, finished or not.
+
+    Names with a leading dot are the system's and do not count. What forbids writing is tried out; a folder
+    that was made for it is removed again.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; choose a folder to write the checkpoint to")
+    new = not folder.exists()
+    names = [] if new else sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if foreign := [name for name in names if name.removesuffix(".tmp") not in ours]:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise FileExistsError(
+            f"{folder} holds {foreign[0]!r}{more}, from no stopped run; choose a new or an empty folder"
+        )
+    probe = folder / ".writable.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+        if new:
+            folder.rmdir()
+    except OSError as error:
+        raise type(error)(f"{folder}: cannot be written to: {error.strerror or error}") from error

@@ -1,0 +1,69 @@
+"""Files that are replaced whole, and folders that may be written."""
+
+import os
+
+import pytest
+
+from edlm_engine.convert.files import check_output, replace_file
+
+
+def test_a_file_is_replaced_when_it_is_whole(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("old")
+
+    def write(temporary):
+        temporary.write_text("new")
+        assert path.read_text() == "old" and temporary.parent == tmp_path and temporary != path
+
+    replace_file(path, write)
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["x.json"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, error):
+    path = tmp_path / "x.json"
+    path.write_text("old")
+
+    def write(temporary):
+        temporary.write_text("ne")
+        raise error
+
+    with pytest.raises(error):
+        replace_file(path, write)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["x.json"]
+
+
+def test_new_and_empty_folders_will_do(tmp_path):
+    check_output(tmp_path / "a" / "b", ())
+    assert not (tmp_path / "a" / "b").exists()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".DS_Store").write_text("")
+    check_output(tmp_path / "empty", ())
+    assert os.listdir(tmp_path / "empty") == [".DS_Store"]
+
+
+def test_files_of_our_own_will_do_and_others_are_named(tmp_path):
+    for name in ("resume.pt", "model.safetensors.tmp"):
+        (tmp_path / name).write_text("")
+    check_output(tmp_path, ("resume.pt", "model.safetensors"))
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors.tmp", "resume.pt"]
+    with pytest.raises(FileExistsError, match=r"holds 'resume\.pt', from no stopped run"):
+        check_output(tmp_path, ("model.safetensors",))
+    for name in ("b.txt", "a.txt"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(FileExistsError, match=r"holds 'a\.txt' and 1 more, from no stopped run"):
+        check_output(tmp_path, ("resume.pt", "model.safetensors"))
+
+
+def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="file is a file; choose a folder"):
+        check_output(tmp_path / "file", ())
+    with pytest.raises(NotADirectoryError, match="below: cannot be written to: Not a directory"):
+        check_output(tmp_path / "file" / "below", ())
+    monkeypatch.setattr(
+        "pathlib.Path.write_bytes", lambda *_: (_ for _ in ()).throw(PermissionError(13, "No"))
+    )
+    with pytest.raises(PermissionError, match="out: cannot be written to: No"):
+        check_output(tmp_path / "out", ())
