@@ -1,206 +1,116 @@
-"""The conversion's loss against an independent computation, its gradients, resuming, and the folder it
-writes."""
+"""A conversion from folder to folder: what it learns and sees, seeds, resuming, and what it writes."""
 
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from convert_tools import BASE_CONFIG, MASK, QUICK, tiny_decoder, write_base, write_data, write_tokenizer
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
 
-from edlm_engine.convert import ConversionConfig, convert
+from edlm_engine import CheckpointError, Engine
+from edlm_engine.checkpoints.folder import ASSETS, Checkpoint
+from edlm_engine.convert import conversion, convert
 from edlm_engine.convert.checkpoint import load_decoder, save_checkpoint
-from edlm_engine.convert.conversion import Batch, diffusion_loss, noisy_batch
-from edlm_engine.convert.data import Batches, Documents, Rows, pack
-from edlm_engine.convert.model import Decoder
-from edlm_engine.models.families import read_config
-
-VOCABULARY = {"<|endoftext|>": 0, "<|mask|>": 1, **{letter: i + 2 for i, letter in enumerate("abcdefgh")}}
-MASK = 1
-QUICK = ConversionConfig(
-    steps=6,
-    rows=2,
-    length=12,
-    block_size=4,
-    learning_rate=1e-3,
-    final_learning_rate=1e-4,
-    device="cpu",
-    bf16=False,
-)
-BASE_CONFIG = {
-    "architectures": ["Qwen3ForCausalLM"],
-    "model_type": "qwen3",
-    "vocab_size": 10,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": True,
-    "eos_token_id": 0,
-}
+from edlm_engine.convert.loss import Batch, diffusion_loss
 
 
-def tiny_decoder(dtype=torch.float32):
-    return (
-        Decoder(read_config(BASE_CONFIG, "config.json")[0])
-        .initialise(torch.Generator().manual_seed(0))
-        .to(dtype)
-    )
+@pytest.fixture(autouse=True)
+def one_thread(threads):
+    threads(1)  # the matrices are too small to share, and waiting threads slow other tests down
 
 
 @pytest.fixture
 def base(tmp_path):
-    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="a"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    (tmp_path / "tokenizer").mkdir()
-    tokenizer.save(str(tmp_path / "tokenizer" / "tokenizer.json"))
-    (tmp_path / "tokenizer" / "tokenizer_config.json").write_text('{"mask_token": "<|mask|>"}')
-    save_checkpoint(tmp_path / "base", tiny_decoder(), BASE_CONFIG, tmp_path / "tokenizer", torch.float32)
-    return tmp_path / "base"
+    return write_base(tmp_path / "base")
 
 
 @pytest.fixture
 def data(tmp_path):
-    lines = [json.dumps({"prompt": "a b c", "completion": "d e " * (i % 3 + 1)}) for i in range(20)]
-    (tmp_path / "data.jsonl").write_text("\n".join([*lines, json.dumps({"text": "f g h"})]) + "\n")
-    return tmp_path / "data.jsonl"
+    return write_data(tmp_path / "data.jsonl")
 
 
-def random_rows(config):
-    rng = np.random.default_rng(5)
-    shape = (config.rows, config.length)
-    starts = np.zeros(shape, bool)
-    starts[:, [0, 3, 9]] = True
-    return Rows(rng.integers(2, 10, shape, np.int32), rng.random(shape), starts)
+@pytest.fixture
+def watched(base, data, tmp_path, monkeypatch):
+    """Converts with changes of QUICK; returns what every step's loss was given: (batch, mask id, autocast,
+    config)."""
+    seen = []
+
+    def watch(hidden, head, batch, mask_token_id, config):
+        bf16 = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        seen.append((batch, mask_token_id, bf16, config))
+        return diffusion_loss(hidden, head, batch, mask_token_id, config)
+
+    def run(**changes):
+        seen.clear()
+        out = tmp_path / f"watched{len(list(tmp_path.iterdir()))}"
+        convert(base, out, data, replace(QUICK, **changes))
+        return list(seen)
+
+    monkeypatch.setattr(conversion, "diffusion_loss", watch)
+    return run
 
 
-def random_batch(config):
-    return noisy_batch(random_rows(config), config, torch.Generator().manual_seed(5))
+def loss_of_second_block(folder):
+    """Of four masks in a row behind four letters, which the data determine."""
+    model, _ = load_decoder(folder)
+    ids = torch.tensor([[2, 3, 4, 5, 6, 7, 8, 9]])
+    slots = torch.arange(8)[None]
+    blocks = slots // 4
+    masked = (blocks == 1)[:, None]
+    batch = Batch(ids, torch.ones(1, 8), blocks, slots, masked, torch.ones(masked.shape))
+    with torch.no_grad():
+        config = replace(QUICK, length=8)
+        return diffusion_loss(model.hidden, model.head_weight, batch, MASK, config).item()
 
 
-def loss_by_blocks(model, config, batch):
-    """Eq. 1 computed one block at a time as a decoder would: clean earlier blocks, then the noisy one."""
-    total = torch.zeros((), dtype=torch.float64)
-    for row in range(config.rows):
-        ids, blocks, masked = batch.ids[row], batch.blocks[row], batch.masked[row, 0]
-        noisy = ids.masked_fill(masked, MASK)
-        for number in range(int(blocks.max()) + 1):
-            context = torch.where(blocks == number, noisy, ids)[blocks <= number]
-            if config.attention == "no_clean_context":
-                context = noisy[blocks <= number]
-            if config.attention == "bidirectional":
-                context = noisy
-            seen = blocks[: len(context)]
-            allow = seen[:, None] >= seen[None, :]
-            if config.attention == "bidirectional":
-                allow = torch.ones_like(allow)
-            log_p = model(context[None], None, allow)[0].double().log_softmax(-1)
-            for i in (blocks == number).nonzero()[:, 0].tolist():
-                if masked[i] and not (config.token_shift and i == 0):
-                    source = log_p[i - 1 if config.token_shift else i]
-                    total = total - source[ids[i]] * batch.weights[row, i] / batch.level[row, 0, i].double()
-    return total / batch.weights.sum()
+def test_conversion_learns_to_fill_masks(base, data, tmp_path):
+    data.write_text(json.dumps({"text": "a b c d e f g h"}))
+    convert(base, tmp_path / "out", data, replace(QUICK, steps=150, length=9, rows=16, learning_rate=1e-2))
+    untrained, trained = (loss_of_second_block(tmp_path / name) for name in ("base", "out"))
+    assert untrained > 0.5  # half the tokens at about ln 10 each
+    assert trained < 0.1 * untrained
 
 
-@pytest.mark.parametrize("attention", ["block_diff", "no_clean_context", "bidirectional"])
-@pytest.mark.parametrize("token_shift", [False, True])
-@pytest.mark.parametrize("align_blocks", [False, True])
-def test_loss_is_the_papers_sum_over_blocks(attention, token_shift, align_blocks):
-    settings = {"attention": attention, "token_shift": token_shift, "align_blocks": align_blocks}
-    config = replace(QUICK, length=11, half_life_ratio=0.25, **settings)
-    model, batch = tiny_decoder(torch.float64), random_batch(config)
-    assert batch.blocks[0].tolist() == (
-        [0] * 3 + [1] * 4 + [2] * 2 + [3] * 2 if align_blocks else [0] * 4 + [1] * 4 + [2] * 3
-    )
-    found = diffusion_loss(model.hidden, model.head_weight, batch, MASK, config)
-    expected = loss_by_blocks(model, config, batch)
-    assert batch.masked.any() and expected > 1
-    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+def test_noise_is_of_seed_and_step(watched):
+    first, again, other = watched(), watched(), watched(seed=1)
+    levels = [[batch.level for batch, *_ in run] for run in (first, again, other)]
+    assert all(torch.equal(a, b) for a, b in zip(levels[0], levels[1], strict=True))
+    seen = [*levels[0], *levels[2]]
+    assert not any(torch.equal(a, b) for i, a in enumerate(seen) for b in seen[:i])
 
 
-def test_loss_of_views_is_the_mean_of_their_losses():
-    """Each view alone, as a whole noisy row that is clean and unweighted outside the noised blocks."""
-    config = replace(QUICK, length=16, align_blocks=True, views=3, noisy_length=8)
-    rows = random_rows(config)
-    rows.weights[:] = 0.25
-    rows.weights[0, [4, 10]] = rows.weights[1, 5] = 1.0
-    batch = noisy_batch(rows, config, torch.Generator().manual_seed(5))
-    assert batch.slots[0].tolist() == [3, 4, 5, 6, 9, 10, 11, 12] and (batch.slots[1, 4:] == -1).all()
-    model = tiny_decoder(torch.float64)
-    found = diffusion_loss(model.hidden, model.head_weight, batch, MASK, config)
-    noised = torch.zeros_like(batch.blocks, dtype=torch.bool)
-    noised[batch.slots.ge(0).nonzero(as_tuple=True)[0], batch.slots[batch.slots >= 0]] = True
-    expected = 0.0
-    for view in range(3):
-        masked, level = torch.zeros_like(noised), torch.ones(noised.shape)
-        masked[noised] = batch.masked[:, view][batch.slots >= 0]
-        level[noised] = batch.level[:, view][batch.slots >= 0]
-        weights, slots = batch.weights * noised, torch.arange(16).expand_as(noised)
-        single = Batch(batch.ids, weights, batch.blocks, slots, masked[:, None], level[:, None])
-        plain = replace(config, views=1, noisy_length=None)
-        expected += diffusion_loss(model.hidden, model.head_weight, single, MASK, plain).item() / 3
-    assert batch.masked.any() and found.item() == pytest.approx(expected, rel=1e-6)
+def test_the_order_of_the_data_is_of_the_seed(watched):
+    ids = [[batch.ids.tolist() for batch, *_ in watched(seed=seed)] for seed in (0, 0, 1)]
+    assert ids[0] == ids[1] != ids[2]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"views": 0}, "views must be at least 1"),
-        ({"noisy_length": 2}, r"noisy_length must be in block_size … length \(4 … 12\)"),
-        ({"views": 2, "token_shift": True}, "without token_shift"),
-        ({"noisy_length": 8, "attention": "bidirectional"}, "for attention 'block_diff'"),
-    ],
-)
-def test_unfit_views_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        replace(QUICK, **settings)
+def test_noise_depends_on_all_bits_of_the_seed():
+    draws = [
+        torch.rand(1, generator=conversion.noise_generator(seed, step)).item()
+        for seed in (0, 1, 2, 2**20, 2**31 - 1)
+        for step in (0, 1, 2, 1000)
+    ]
+    assert len(set(draws)) == len(draws)
 
 
-def test_one_noise_level_for_the_row_when_asked():
-    level = random_batch(replace(QUICK, sequence_noise=True)).level
-    assert (level == level[..., :1]).all() and level[0, 0, 0] != level[1, 0, 0]
+def test_settings_reach_the_loss(watched):
+    batch, mask, bf16, config = watched(prompt_weight=0.25)[0]
+    in_prompt = (batch.ids >= 2) & (batch.ids <= 4)  # a b c
+    assert (batch.weights[in_prompt] == 0.25).all() and (batch.weights[~in_prompt] == 1).all()
+    assert in_prompt.any() and not in_prompt.all()
+    assert (mask, bf16) == (MASK, False) and config.block_size == 4
+    assert watched(mask_token_id=9)[0][1] == 9
+    assert watched(bf16=True)[0][2]
+    level = watched(min_level=0.9)[0][0].level
+    assert level.min() >= 0.9
 
 
-def test_gradients_agree_with_finite_differences():
-    model, batch = tiny_decoder(torch.float64), random_batch(QUICK)
-    batch = replace(batch, level=batch.level.double())
-
-    def loss():
-        return diffusion_loss(model.hidden, model.head_weight, batch, MASK, QUICK)
-
-    loss().backward()
-    for name in ("model.embed_tokens.weight", "model.layers.0.self_attn.k_proj.weight", "model.norm.weight"):
-        weight = model.get_parameter(name)
-        index = (MASK, 3) if weight.dim() == 2 else (3,)
-        step = 1e-5
-        with torch.no_grad():
-            values = []
-            for sign in (1, -1):
-                weight[index] += sign * step
-                values.append(loss().item())
-                weight[index] -= sign * step
-        slope = (values[0] - values[1]) / (2 * step)
-        assert abs(slope) > 1e-5
-        assert weight.grad[index].item() == pytest.approx(slope, rel=1e-4)
-
-
-def test_each_masked_token_weighs_one_over_its_level():
-    model, batch = tiny_decoder(), random_batch(QUICK)
-    only = torch.zeros_like(batch.masked)
-    only[tuple(batch.masked.nonzero()[0])] = True
-
-    def loss(**changes):
-        changed = replace(batch, masked=only, **changes)
-        return diffusion_loss(model.hidden, model.head_weight, changed, MASK, QUICK).item()
-
-    assert loss(level=batch.level / 2) == pytest.approx(2 * loss(), rel=1e-5)
-    assert loss(weights=batch.weights * 3) == pytest.approx(loss(), rel=1e-5)
+@pytest.mark.parametrize("native", [False, True])
+def test_precision_is_what_the_device_does_well(watched, native, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    *_, bf16, config = watched(bf16=None)[0]
+    assert bf16 is native and config.bf16 is native
 
 
 def weights_of(folder):
@@ -212,7 +122,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, data, tmp_p
     config = replace(QUICK, optimizer=optimizer, checkpoint_every=4)
     assert convert(base, tmp_path / "whole", data, config)
     assert not convert(base, tmp_path / "parts", data, config, stop_after=3)
-    assert not (tmp_path / "parts" / "config.json").exists()
+    assert [path.name for path in (tmp_path / "parts").iterdir()] == ["resume.pt"]
     assert convert(base, tmp_path / "parts", data, config)
     whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
@@ -220,10 +130,47 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, data, tmp_p
     assert not any(torch.equal(whole[name].float(), start[name]) for name in whole if "_proj" in name)
 
 
-def test_a_state_of_other_settings_is_refused(base, data, tmp_path):
-    convert(base, tmp_path / "out", data, QUICK, stop_after=1)
+def test_a_stop_while_the_checkpoint_is_written_loses_nothing(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.copyfile", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        convert(base, tmp_path / "out", data, QUICK)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.safetensors", "resume.pt"]
+    monkeypatch.undo()
+    assert convert(base, tmp_path / "out", data, QUICK)
+    convert(base, tmp_path / "other", data, QUICK)
+    first, second = weights_of(tmp_path / "out"), weights_of(tmp_path / "other")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_state_of_another_run_is_refused(base, data, tmp_path):
+    out = tmp_path / "out"
+    convert(base, out, data, QUICK, stop_after=1)
     with pytest.raises(ValueError, match=r"half_life_ratio=0\.1, not None; delete it to start over"):
-        convert(base, tmp_path / "out", data, replace(QUICK, half_life_ratio=None))
+        convert(base, out, data, replace(QUICK, half_life_ratio=None))
+    with data.open("a") as file:
+        file.write('{"text": "a"}\n')
+    with pytest.raises(ValueError, match=r"resume\.pt is of a run with data_checksum="):
+        convert(base, out, data, QUICK)
+    write_data(data)
+    model, config = load_decoder(base)
+    with torch.no_grad():
+        model.model.norm.weight[0] += 1
+    save_checkpoint(base, model, config, base, torch.float32)
+    with pytest.raises(ValueError, match=r"resume\.pt is of a run with base_checksum="):
+        convert(base, out, data, QUICK)
+
+
+def test_every_is_called_with_the_model_in_training(base, data, tmp_path):
+    calls = []
+
+    def look(model, step):
+        calls.append((step, model.training, model.model.norm.weight.detach().clone()))
+
+    convert(base, tmp_path / "out", data, QUICK, every=(2, look))
+    assert [(step, training) for step, training, _ in calls] == [(2, True), (4, True), (6, True)]
+    assert not torch.equal(calls[0][2], calls[1][2])
+    last = weights_of(tmp_path / "out")["model.norm.weight"]
+    assert torch.equal(calls[2][2].bfloat16(), last)
 
 
 def test_the_folder_is_a_checkpoint_that_says_what_it_is(base, data, tmp_path):
@@ -239,6 +186,7 @@ def test_the_folder_is_a_checkpoint_that_says_what_it_is(base, data, tmp_path):
         "attention_bias": False,
         "qk_norm": True,
         "torch_dtype": "bfloat16",
+        "tok_mask_half_life_ratio": 0.1,
     }
     assert wanted.items() <= config.items()
     kept = {name: value for name, value in BASE_CONFIG.items() if name not in wanted}
@@ -250,81 +198,125 @@ def test_the_folder_is_a_checkpoint_that_says_what_it_is(base, data, tmp_path):
         convert(base, tmp_path / "out", data, QUICK)
 
 
-def test_conversion_learns_to_fill_masks(base, data, tmp_path):
-    losses = {}
-    for steps in (1, 120):
-        config = replace(QUICK, steps=steps, rows=8, learning_rate=1e-2)
-        convert(base, tmp_path / str(steps), data, config)
-        model, _ = load_decoder(tmp_path / str(steps))
-        ids = torch.tensor([[2, 3, 4, 5, 6, 0, 2, 3, 4, 5, 6, 0]] * 2)
-        slots = torch.arange(12).expand(2, 12)
-        blocks = slots // 4
-        masked = (blocks == 1)[:, None]
-        batch = Batch(ids, torch.ones(2, 12), blocks, slots, masked, torch.ones(masked.shape))
-        losses[steps] = diffusion_loss(model.hidden, model.head_weight, batch, MASK, QUICK).item()
-    assert losses[120] < 0.75 * losses[1]
-
-
-def test_flat_token_arrays_are_data_too(base, tmp_path):
-    np.save(tmp_path / "ids.npy", np.array([2, 3, 4, 0] * 30, np.uint16))
-    assert convert(base, tmp_path / "out", tmp_path / "ids.npy", replace(QUICK, steps=1))
-    np.save(tmp_path / "ids.npy", np.array([2, 3, 10, 0], np.uint16))
-    with pytest.raises(
-        ValueError, match=r"ids\.npy: token id 10 \(token 2\) is outside the vocabulary of 10"
-    ):
-        convert(base, tmp_path / "other", tmp_path / "ids.npy", QUICK)
-
-
-def test_bad_input_is_refused_before_training(base, data, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no training data"):
-        convert(base, tmp_path / "out", tmp_path / "none.jsonl", QUICK)
-    data.write_text('{"text": "a"}\n{"prompt": "a"}\n')
-    with pytest.raises(ValueError, match=r"data\.jsonl, line 2: expected"):
-        convert(base, tmp_path / "out", data, QUICK)
-    with pytest.raises(ValueError, match="mask_token_id 99 is outside the vocabulary"):
-        convert(base, tmp_path / "out", data, replace(QUICK, mask_token_id=99))
-    (base / "tokenizer_config.json").write_text('{"mask_token": "<none>"}')
-    with pytest.raises(ValueError, match="the tokenizer names no mask token; pass mask_token_id"):
-        convert(base, tmp_path / "out", data, QUICK)
-
-
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("settings", "paradigm", "dlm_type"),
     [
-        ("steps", 0),
-        ("block_size", 13),
-        ("half_life_ratio", 0.0),
-        ("attention", "causal"),
-        ("optimizer", "sgd"),
-        ("prompt_weight", 2.0),
-        ("min_level", 0.0),
-        ("final_learning_rate", 1.0),
+        ({}, "block_diff", "llada"),
+        ({"attention": "no_clean_context"}, "block_diff", "llada"),
+        ({"attention": "bidirectional", "token_shift": True}, "bidirectional", "dream"),
     ],
 )
-def test_settings_out_of_range_are_named(field, value):
-    with pytest.raises(ValueError, match=field):
-        replace(QUICK, **{field: value})
+def test_how_it_was_trained_is_how_it_decodes(base, data, tmp_path, settings, paradigm, dlm_type):
+    convert(base, tmp_path / "out", data, replace(QUICK, steps=1, **settings))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["dlm_paradigm"], config["dlm_type"]) == (paradigm, dlm_type)
 
 
-def test_packed_rows_are_whole_documents_with_completions_marked():
-    ids = np.arange(30, dtype=np.int32)
-    documents = Documents(ids, np.array([0, 7, 12, 18, 30]), np.array([3, 2, 0, 5], np.int32))
-    rows = pack(documents, 10, seed=0, epoch=0, prompt_weight=0.25)
-    assert rows.ids.shape == rows.weights.shape == rows.starts.shape and rows.ids.shape in ((2, 10), (3, 10))
-    begins, completions = {0, 7, 12, 18, 28}, {3, 9, 23}  # the document of twelve tokens is cut into rows
-    assert set(rows.ids[:, 0].tolist()) <= begins
-    assert set(rows.ids[rows.starts].tolist()) <= completions
-    for row in range(len(rows.ids)):
-        for at, token in enumerate(rows.ids[row].tolist()):
-            in_prompt = token < 3 or 7 <= token < 9 or 18 <= token < 23
-            assert rows.weights[row, at] == (0.25 if in_prompt else 1.0)
-            assert at == 0 or token == rows.ids[row, at - 1] + 1 or token in begins
-    assert (pack(documents, 10, 0, 0, 0.25).ids == rows.ids).all()
-    assert any((pack(documents, 10, 0, epoch, 0.25).ids != rows.ids).any() for epoch in range(1, 6))
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_batches_depend_on_the_step_alone():
-    documents = Documents(np.arange(100, dtype=np.int32), np.arange(0, 101, 10), np.zeros(10, np.int32))
-    forward, again = (Batches(documents, 20, 2, seed=3, prompt_weight=1.0) for _ in range(2))
-    seen = [forward(step).ids for step in range(6)]
-    assert all((again(step).ids == seen[step]).all() for step in (5, 0, 3))
+def test_documents_end_with_the_first_of_several_eos_ids(base, watched, tmp_path):
+    edit_config(base, eos_token_id=[0, 1])
+    (base / "generation_config.json").write_text('{"eos_token_id": [8, 1]}')
+    ids = torch.cat([batch.ids for batch, *_ in watched()])
+    assert (ids == 0).any() and not (ids == 1).any()
+    (out,) = tmp_path.glob("watched*")
+    assert Checkpoint(out).decoding.eos_token_ids == (0, 1, 8)
+
+
+def test_what_is_unfit_is_refused_before_the_model_is_loaded(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "decoder_of", None)
+
+    def refuse(error, message, config=QUICK, out=tmp_path / "out", source=data):
+        with pytest.raises(error, match=message):
+            convert(base, out, source, config)
+        assert not (tmp_path / "out").exists()
+
+    refuse(FileNotFoundError, "no training data", source=tmp_path / "none.jsonl")
+    refuse(FileExistsError, "base already holds a checkpoint", out=base)
+    refuse(NotADirectoryError, r"data\.jsonl is a file; choose a folder", out=data)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes.txt").write_text("mine")
+    refuse(FileExistsError, r"used holds 'notes\.txt', from no stopped run", out=tmp_path / "used")
+    refuse(ValueError, r"length 65 is more than the 64 positions of .*base", replace(QUICK, length=65))
+    refuse(ValueError, "mask_token_id 10 is outside the vocabulary of 10", replace(QUICK, mask_token_id=10))
+    refuse(ValueError, "mask_token_id -1 is outside the vocabulary of 10", replace(QUICK, mask_token_id=-1))
+    refuse(ValueError, "device must be auto, cpu or cuda, got 'gpu'", replace(QUICK, device="gpu"))
+    data.write_text('{"text": "a"}\n\n{"prompt": "a"}\n')
+    refuse(ValueError, r"data\.jsonl:3: expected .*, found \{'prompt': 'a'\}")
+    write_data(data)
+    edit_config(base, eos_token_id=10)
+    refuse(ValueError, r"config\.json: eos_token_id 10 is outside the vocabulary of 10")
+    edit_config(base, eos_token_id=None)
+    refuse(ValueError, r"config\.json: eos_token_id is missing")
+
+
+def test_a_longest_row_fills_the_positions(base, data, tmp_path):
+    assert convert(base, tmp_path / "out", data, replace(QUICK, length=64, steps=1))
+
+
+def test_a_broken_state_is_refused_before_the_model_is_loaded(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "decoder_of", None)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "resume.pt").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ValueError, match=r"resume\.pt: is no saved state of this run; delete it"):
+        convert(base, tmp_path / "out", data, QUICK)
+
+
+def test_a_base_that_the_new_family_cannot_express_is_refused(base, data, tmp_path, monkeypatch):
+    shape = load_decoder(base)[0].config
+    reader = type("Family", (), {"read": lambda *_: (replace(shape, qk_norm=False), None)})()
+    monkeypatch.setattr(conversion, "find_family", lambda _: reader)
+    with pytest.raises(ValueError, match=r"config\.json: as an EfficientDLM it would be read as"):
+        convert(base, tmp_path / "out", data, QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bundled_names_and_what_the_run_says(tmp_path, capsys):
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "Q: Sort [2, 1].\nA: ", "completion": "The result is [1, 2]."}))
+    config = replace(QUICK, steps=1, rows=1)
+    assert convert("edlm-tiny-ar", tmp_path / "out", data, config)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("1 documents of ")
+    assert said[0].endswith(" tokens, <|mask|> (id 1); 1 steps of 1 × 12 tokens, in fp32 on cpu")
+    assert said[1].startswith("conversion step 1/1  loss ")
+    with pytest.raises(CheckpointError, match="no bundled model"):
+        convert("no-such-model", tmp_path / "other", data, config)
+    assert (ASSETS / "edlm-tiny-ar" / "config.json").is_file() and not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("rows", [10, 12])
+def test_a_base_without_a_mask_token_gets_one(data, tmp_path, rows, capsys):
+    """In an unused row of a padded vocabulary, or in a new one."""
+    base = tmp_path / "base"
+    write_base(base)
+    without = {"<|endoftext|>": 0, "z": 1, **{letter: i + 2 for i, letter in enumerate("abcdefgh")}}
+    write_tokenizer(base, without)
+    (base / "tokenizer_config.json").unlink()
+    model = tiny_decoder(vocab_size=rows)
+    save_checkpoint(base, model, {**BASE_CONFIG, "vocab_size": rows}, base, torch.float32)
+    out = tmp_path / "out"
+    assert convert(base, out, data, replace(QUICK, steps=2))
+    assert "<|mask|> (id 10, new)" in capsys.readouterr().out
+    config = json.loads((out / "config.json").read_text())
+    assert config["mask_token_id"] == 10 and config["vocab_size"] == max(rows, 11)
+    with Engine(out, dtype="float32") as engine:
+        assert engine.tokenizer.encode("a <|mask|> b") == [2, 10, 3]
+        assert len(engine.generate([2, 3, 4], max_new_tokens=8, ignore_eos=True).token_ids) == 8
+    found = tmp_path / "again"
+    assert convert(out, found, data, replace(QUICK, steps=1))  # it has one now
+    assert json.loads((found / "config.json").read_text())["vocab_size"] == max(rows, 11)
+
+
+def test_an_untied_head_grows_with_the_embedding():
+    model = tiny_decoder(tie_word_embeddings=False)
+    before = [model.model.embed_tokens.weight.detach().clone(), model.lm_head.weight.detach().clone()]
+    model.add_token(11)
+    for weight, old in zip((model.model.embed_tokens.weight, model.lm_head.weight), before, strict=True):
+        assert torch.equal(weight[:10], old) and weight.shape == (12, 16) and weight.requires_grad
+        assert torch.allclose(weight[10], old.mean(0)) and torch.equal(weight[10], weight[11])
+    assert model.config.vocab_size == 12
+    assert model(torch.tensor([[11]])).shape == (1, 1, 12)

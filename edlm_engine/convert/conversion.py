@@ -2,207 +2,88 @@
 
 from __future__ import annotations
 
-import json
+import math
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from edlm_engine.checkpoints.folder import read_json
-from edlm_engine.convert.checkpoint import load_decoder, save_checkpoint
-from edlm_engine.convert.data import Batches, Rows, read_documents
-from edlm_engine.convert.masking import (
-    causal_block_mask,
-    draw_masks,
-    noisy_slots,
-    number_blocks,
-    training_mask,
-)
+from edlm_engine.checkpoints.folder import Checkpoint, read_json, resolve
+from edlm_engine.convert.checkpoint import TOKENIZER_FILES, check_trainable, decoder_of, save_checkpoint
+from edlm_engine.convert.config import ConversionConfig
+from edlm_engine.convert.data import Batches, Documents, data_files, read_documents
+from edlm_engine.convert.files import check_output
+from edlm_engine.convert.loss import Batch, diffusion_loss, noisy_batch
+from edlm_engine.convert.mask_token import MaskToken, choose_mask
 from edlm_engine.convert.model import Decoder
-from edlm_engine.convert.train import TrainConfig, train
+from edlm_engine.convert.train import STATE_FILE, identity_of, read_state, train
+from edlm_engine.models.config_reader import ConfigReader
+from edlm_engine.models.families import find_family
 
-ATTENTIONS = ("block_diff", "no_clean_context", "bidirectional")
-
-
-@dataclass(frozen=True)
-class ConversionConfig(TrainConfig):
-    """The conversion's settings besides those of `TrainConfig`; the defaults are the paper's, at ablation
-    scale.
-
-    block_size: block length in training. half_life_ratio: λ of position-dependent masking, None for uniform.
-    attention: "block_diff" (noisy and clean halves), or for ablations "no_clean_context" (one noisy
-    sequence, block-causal) and "bidirectional" (one noisy sequence, all see all). token_shift: logits at i
-    are for token i + 1, as in AR models. sequence_noise: one noise level for the whole row instead of one
-    per block. min_level: smallest noise level. mask_token_id: an existing row of the embedding; None takes
-    the tokenizer's mask token. align_blocks: begin a block at every completion, as decoding does, and
-    not only every `block_size` tokens of the packed row, as the paper does. (No block begins at the document
-    after it: a block that ended with the answer would tell where the answer ends.) views: noisy copies of
-    each row, which share one clean half and spread their noise levels evenly. noisy_length: None noises the
-    whole row; a number noises only the blocks with tokens of full weight (completions), at most so many
-    tokens a row.
-    """
-
-    final_learning_rate: float = 3e-6
-    block_size: int = 16
-    half_life_ratio: float | None = 0.1
-    attention: str = "block_diff"
-    token_shift: bool = False
-    sequence_noise: bool = False
-    min_level: float = 1e-3
-    mask_token_id: int | None = None
-    align_blocks: bool = False
-    views: int = 1
-    noisy_length: int | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 1 <= self.block_size <= self.length:
-            raise ValueError(f"block_size must be in 1 … length ({self.length}), got {self.block_size}")
-        if self.half_life_ratio is not None and not 0 < self.half_life_ratio <= 1:
-            raise ValueError(
-                f"half_life_ratio must be in (0, 1] or None (uniform), got {self.half_life_ratio}"
-            )
-        if self.attention not in ATTENTIONS:
-            raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, got {self.attention!r}")
-        if not 0 < self.min_level < 1:
-            raise ValueError(f"min_level must be in (0, 1), got {self.min_level}")
-        if self.views < 1:
-            raise ValueError(f"views must be at least 1, got {self.views}")
-        if self.noisy_length is not None and not self.block_size <= self.noisy_length <= self.length:
-            raise ValueError(
-                f"noisy_length must be in block_size … length ({self.block_size} … {self.length}) or None, "
-                f"got {self.noisy_length}"
-            )
-        plain = self.views == 1 and self.noisy_length is None
-        if not plain and (self.attention != "block_diff" or self.token_shift):
-            raise ValueError("views and noisy_length are for attention 'block_diff' without token_shift")
+OURS = (STATE_FILE, "model.safetensors", *TOKENIZER_FILES, "config.json")  # files of a run in its folder
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One step's rows and noise. (rows, length): ids, loss weights, block numbers. slots (rows, width): which
-    tokens are noised, -1 for none. (rows, views, width): masked, noise level."""
-
-    ids: Tensor
-    weights: Tensor
-    blocks: Tensor
-    slots: Tensor
-    masked: Tensor
-    level: Tensor
+def check_folders(out: Path, data: str | Path) -> None:
+    """Raise OSError or ValueError unless `out` is new, empty or a stopped run's, and `data` readable."""
+    if (out / "config.json").exists():
+        raise FileExistsError(f"{out} already holds a checkpoint; choose another folder or remove it")
+    check_output(out, OURS if (out / STATE_FILE).exists() else ())
+    data_files(data)
 
 
-def noisy_batch(rows: Rows, config: ConversionConfig, generator: torch.Generator) -> Batch:
-    """Number the blocks of packed rows and draw their masks."""
-    ids, weights = torch.from_numpy(rows.ids).long(), torch.from_numpy(rows.weights)
-    starts = torch.from_numpy(rows.starts).clone()
-    if not config.align_blocks:
-        starts[:, 1:] = False
-    starts[:, 0] = True
-    blocks = number_blocks(starts, config.block_size)
-    whole_row = torch.arange(config.length).expand_as(blocks)
-    slots = noisy_slots(blocks, weights == 1, config.noisy_length) if config.noisy_length else whole_row
-    noise_block = config.length if config.sequence_noise else config.block_size
-    noise_blocks = torch.zeros_like(blocks) if config.sequence_noise else blocks
-    masked, level = draw_masks(
-        noise_blocks.repeat_interleave(config.views, 0),
-        noise_block,
-        config.half_life_ratio,
-        generator,
-        config.min_level,
-        config.views,
-    )
-    pick = slots.clamp_min(0)[:, None].expand(-1, config.views, -1)
-    masked, level = (x.unflatten(0, (-1, config.views)).gather(2, pick) for x in (masked, level))
-    return Batch(ids, weights, blocks, slots, masked & (slots >= 0)[:, None], level)
+def check_run(checkpoint: Checkpoint, out: Path, config: ConversionConfig) -> None:
+    """Raise ValueError unless this checkpoint can be converted, and a run that `out` has was of this kind."""
+    check_trainable(checkpoint)
+    if config.length > checkpoint.model.max_positions:
+        positions = f"{checkpoint.model.max_positions} positions of {checkpoint.folder}"
+        raise ValueError(f"length {config.length} is more than the {positions}")
+    if (out / STATE_FILE).exists():
+        read_state(out / STATE_FILE, identity_of(config), mapped=True)
 
 
-def predictors(config: ConversionConfig, batch: Batch) -> Tensor:
-    """(rows, views · width): the output row that predicts each noised token; -1 where none does."""
-    rows, views, width = batch.masked.shape
-    at = torch.arange(views * width, device=batch.ids.device).expand(rows, -1)
-    if not config.token_shift:
-        return at
-    shifted = at - 1
-    if config.attention == "block_diff":
-        # The token before a block is clean by the time the block is decoded, so its clean row predicts.
-        begins = batch.blocks != batch.blocks.roll(1, 1)
-        shifted = torch.where(begins, shifted + width, shifted)
-    shifted[:, 0] = -1
-    return shifted
-
-
-def diffusion_loss(
-    hidden: Callable[[Tensor, Tensor, Tensor | tuple[Tensor, Tensor]], Tensor],
-    head: Tensor,
-    batch: Batch,
-    mask_token_id: int,
-    config: ConversionConfig,
-) -> Tensor:
-    """-Σ over masked i of weight_i / t_i · log p(x_i), over Σ of all noised weights: Eq. 1 per noised token.
-
-    hidden: (ids, positions, allow) -> final states; see `Decoder.hidden`.
-    """
-    slots = batch.slots.clamp_min(0)
-    targets = batch.ids.gather(1, slots)[:, None].expand_as(batch.masked)
-    weights = batch.weights.gather(1, slots) * (batch.slots >= 0)
-    weights = weights[:, None].expand_as(batch.masked)
-    inputs = targets.masked_fill(batch.masked, mask_token_id).flatten(1)
-    positions = slots.repeat(1, config.views)
-    if config.attention == "block_diff":
-        clean = torch.arange(config.length, device=slots.device).expand_as(batch.ids)
-        inputs, positions = torch.cat((inputs, batch.ids), 1), torch.cat((positions, clean), 1)
-        allow = training_mask(batch.blocks, batch.slots)
-    else:
-        all_one = config.attention == "bidirectional"
-        allow = causal_block_mask(torch.zeros_like(batch.blocks) if all_one else batch.blocks)
-    states = hidden(inputs, positions, allow)
-    predictor = predictors(config, batch)
-    row, at = (batch.masked.flatten(1) & (predictor >= 0)).nonzero(as_tuple=True)
-    logits = F.linear(states[row, predictor[row, at]], head)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = F.cross_entropy(logits, targets.flatten(1)[row, at], reduction="none")
-    return (losses * (weights / batch.level).flatten(1)[row, at]).sum() / weights.sum()
-
-
-def special_ids(base: Path, hf_config: dict, config: ConversionConfig) -> tuple[int, int]:
-    """(eos id, mask id) of the base checkpoint; ValueError says which file lacks which and how to give it."""
-    eos = hf_config.get("eos_token_id")
-    if isinstance(eos, list):
-        eos = eos[0]
-    if eos is None:
-        raise ValueError(f"{base / 'config.json'}: eos_token_id is missing; documents are separated by it")
-    mask = config.mask_token_id
-    if mask is None:
-        mask = tokenizer_mask_id(base)
-    if mask is None:
+def separator(checkpoint: Checkpoint) -> int:
+    """The eos id that ends documents: the first one of the checkpoint."""
+    where, ids = checkpoint.folder / "config.json", checkpoint.decoding.eos_token_ids
+    if not ids:
+        raise ValueError(f"{where}: eos_token_id is missing; documents are separated by it")
+    if not 0 <= ids[0] < checkpoint.model.vocab_size:
         raise ValueError(
-            f"{base}: the tokenizer names no mask token; pass mask_token_id, an existing id that is unused"
+            f"{where}: eos_token_id {ids[0]} is outside the vocabulary of {checkpoint.model.vocab_size}"
         )
-    if not 0 <= mask < hf_config["vocab_size"]:
-        raise ValueError(f"mask_token_id {mask} is outside the vocabulary of {hf_config['vocab_size']}")
-    return eos, mask
+    return ids[0]
 
 
-def tokenizer_mask_id(base: Path) -> int | None:
-    settings = base / "tokenizer_config.json"
-    named = json.loads(settings.read_text()).get("mask_token") if settings.is_file() else None
-    token = named.get("content") if isinstance(named, dict) else named
-    if not (base / "tokenizer.json").is_file():
-        return None
-    return Tokenizer.from_file(str(base / "tokenizer.json")).token_to_id(token or "<|mask|>")
+def checksum(decoder: Decoder) -> int:
+    """Of all weights: two models of the same shape are not the same base."""
+    found = 0
+    for weight in decoder.state_dict().values():
+        found = zlib.crc32(weight.detach().numpy().view(np.uint8), found)
+    return found
 
 
-def converted_config(hf_config: dict, decoder: Decoder, config: ConversionConfig, mask_token_id: int) -> dict:
-    """The base's config.json with the block-diffusion keys of Efficient-DLM checkpoints."""
-    shape = decoder.config
-    return {
+def noise_generator(seed: int, step: int) -> torch.Generator:
+    """Of a step's noise. torch's generator heeds 32 bits of its seed, so run and step are mixed before."""
+    (mixed,) = np.random.SeedSequence((seed, step)).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed))
+
+
+def converted_config(
+    checkpoint: Checkpoint, decoder: Decoder, config: ConversionConfig, mask_token_id: int
+) -> dict:
+    """The base's config.json with the block-diffusion keys of Efficient-DLM checkpoints.
+
+    Raises ValueError where such a config.json cannot say what the base's does.
+    """
+    path, shape = checkpoint.folder / "config.json", decoder.config
+    hf_config, eos = read_json(path), checkpoint.decoding.eos_token_ids
+    converted = {
         **hf_config,
         "architectures": ["EfficientDLM"],
         "model_type": "edlm",
+        "vocab_size": shape.vocab_size,
         "head_dim": shape.head_dim,
         "num_key_value_heads": shape.num_kv_heads,
         "max_position_embeddings": hf_config.get("max_position_embeddings", shape.max_positions),
@@ -210,12 +91,19 @@ def converted_config(hf_config: dict, decoder: Decoder, config: ConversionConfig
         "tie_word_embeddings": shape.tied_head,
         "attention_bias": shape.qkv_bias,
         "qk_norm": shape.qk_norm,
+        # generation_config.json, which may name more of them, is not taken over.
+        "eos_token_id": list(eos) if len(eos) > 1 else eos[0],
         "mask_token_id": mask_token_id,
         "block_size": config.block_size,
         "dlm_paradigm": "bidirectional" if config.attention == "bidirectional" else "block_diff",
         "dlm_type": "dream" if config.token_shift else "llada",
         "tok_mask_half_life_ratio": config.half_life_ratio,
     }
+    reader = ConfigReader(converted, path)
+    read, _ = find_family(reader).read(reader, decoder.state_dict())
+    if read != shape:
+        raise ValueError(f"{path}: as an EfficientDLM it would be read as {read}, not as {shape}")
+    return converted
 
 
 def convert(
@@ -227,39 +115,69 @@ def convert(
     stop_after: int | None = None,
     every: tuple[int, Callable[[Decoder, int], None]] | None = None,
 ) -> bool:
-    """Convert the autoregressive checkpoint folder `base` into the block-diffusion folder `out`.
+    """Convert the autoregressive checkpoint `base` (a folder, a bundled name or a hub id) into the
+    block-diffusion folder `out`.
 
     data: see `read_documents`. The state of the run is kept in `out`/resume.pt until it is done, and the
-    same call goes on from there; `stop_after` stops early, at that step. `every` = (n, f) calls f(model,
-    step) each n steps. True when `out` holds the finished checkpoint (config.json is written last). Raises
-    FileExistsError when it already did, and ValueError or FileNotFoundError for unfit inputs before any
-    training.
+    same call goes on from there; `stop_after` stops early, at that step, and so does Ctrl-C
+    (KeyboardInterrupt with a message). `every` = (n, f) calls f(model, step) each n steps. True when `out`
+    holds the finished checkpoint (config.json is written last). Raises FileExistsError when it already did or
+    holds other files, ValueError or OSError for unfit inputs before any training, and FloatingPointError
+    when the training diverges.
     """
-    base, out, config = Path(base), Path(out), config or ConversionConfig()
-    if (out / "config.json").exists():
-        raise FileExistsError(f"{out} already holds a checkpoint; choose another folder or remove it")
-    eos, mask = special_ids(base, read_json(base / "config.json"), config)
-    decoder, hf_config = load_decoder(base)
-    documents = read_documents(data, base / "tokenizer.json", eos, decoder.config.vocab_size)
+    config, out = (config or ConversionConfig()).with_precision(), Path(out)
     device = config.torch_device()
-    decoder.to(device).train()
-    batches = Batches(documents, config.length, config.rows, config.seed, config.prompt_weight)
-    hidden = torch.compile(decoder.hidden) if config.compile else decoder.hidden
-    generator = torch.Generator()
-
-    def loss_of(step: int) -> Tensor:
-        generator.manual_seed((config.seed << 32) + step)
-        batch = noisy_batch(batches(step), config, generator)
-        batch = Batch(**{name: part.to(device) for name, part in vars(batch).items()})
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            return diffusion_loss(hidden, decoder.head_weight, batch, mask, config)
-
-    evaluate = every and (every[0], lambda step: every[1](decoder, step))
-    state_file = out / "resume.pt"
+    check_folders(out, data)
+    checkpoint = Checkpoint(resolve(base))
+    check_run(checkpoint, out, config)
+    eos, mask = separator(checkpoint), choose_mask(checkpoint, config.mask_token_id)
+    documents = read_documents(data, checkpoint.folder, eos, checkpoint.model.vocab_size)
+    decoder = decoder_of(checkpoint)
+    identity = {"base_checksum": checksum(decoder), "data_checksum": documents.checksum}
+    if mask.new:
+        decoder.add_token(mask.id)
+    hf_config = converted_config(checkpoint, decoder, config, mask.id)
+    checkpoint.close()
+    print(plan(documents, mask, config), flush=True)
     finished = train(
-        decoder, loss_of, config, state_file, title="conversion", stop_after=stop_after, every=evaluate
+        decoder.to(device).train(),
+        loss_function(decoder, documents, mask.id, config),
+        config,
+        out / STATE_FILE,
+        title="conversion",
+        stop_after=stop_after,
+        every=every and (every[0], lambda step: every[1](decoder, step)),
+        identity=identity,
+        guessing=math.log(decoder.config.vocab_size),
     )
     if finished:
-        save_checkpoint(out, decoder, converted_config(hf_config, decoder, config, mask), base)
-        state_file.unlink()
+        save_checkpoint(out, decoder, hf_config, checkpoint.folder, mask=mask)
+        (out / STATE_FILE).unlink()
     return finished
+
+
+def plan(documents: Documents, mask: MaskToken, config: ConversionConfig) -> str:
+    """What is about to be done, in a line."""
+    token = f"{mask.text or 'mask token'} (id {mask.id}{', new' if mask.new else ''})"
+    return (
+        f"{len(documents):,} documents of {len(documents.ids):,} tokens, {token}; {config.steps:,} steps of "
+        f"{config.rows} × {config.length} tokens, in {'bf16' if config.bf16 else 'fp32'} on "
+        f"{config.torch_device().type}"
+    )
+
+
+def loss_function(
+    decoder: Decoder, documents: Documents, mask_token_id: int, config: ConversionConfig
+) -> Callable[[int], Tensor]:
+    """The loss of a step, as a function of the step and the decoder's weights alone."""
+    device = config.torch_device()
+    batches = Batches(documents, config.length, config.rows, config.seed, config.prompt_weight)
+    hidden = torch.compile(decoder.hidden) if config.compile else decoder.hidden
+
+    def loss_of(step: int) -> Tensor:
+        batch = noisy_batch(batches(step), config, noise_generator(config.seed, step))
+        batch = Batch(**{name: part.to(device) for name, part in vars(batch).items()})
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            return diffusion_loss(hidden, decoder.head_weight, batch, mask_token_id, config)
+
+    return loss_of

@@ -153,7 +153,7 @@ def demo(
 
 @app.command()
 def convert(
-    base: Annotated[Path, typer.Argument(help="Folder of an autoregressive checkpoint.")],
+    base: Annotated[str, typer.Argument(help="Autoregressive: a folder, bundled name or hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; the same call resumes a stopped run.")],
     data: Annotated[Path, typer.Argument(help=".jsonl or .npy file of documents, or a folder of them.")],
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000,
@@ -164,19 +164,39 @@ def convert(
     half_life_ratio: Annotated[float, typer.Option(help="Position-dependent masking; 0: uniform.")] = 0.1,
     mask_token_id: MaskOption = None,
     device: DeviceOption = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="Of products: bfloat16, float32; auto: what the device is fast in.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Of data order and noise.")] = 0,
 ):
-    """Turn an autoregressive checkpoint into a block-diffusion one (the paper's training)."""
+    """Turn an autoregressive checkpoint into a block-diffusion one (the paper's training).
+
+    Ctrl-C saves the run in OUT, and the same command goes on from there.
+    """
     from ..convert import ConversionConfig
     from ..convert import convert as run
+
+    precisions = {"auto": None, "bfloat16": True, "float32": False}
+    if dtype not in precisions:
+        raise ValueError(f"dtype must be one of {', '.join(precisions)}, got {dtype!r}")
 
     config = ConversionConfig(
         steps=steps, rows=rows, length=length, learning_rate=learning_rate,
         final_learning_rate=learning_rate / 10, block_size=block_length,
         half_life_ratio=half_life_ratio or None, mask_token_id=mask_token_id, device=device, seed=seed,
+        bf16=precisions[dtype],
     )  # fmt: skip
-    run(base, out, data, config)
-    print(f"{out}: a block-diffusion checkpoint; try: edlm generate -m {out} PROMPT")
+    try:
+        finished = run(base, out, data, config)
+    except FloatingPointError as error:
+        raise ValueError(str(error)) from error
+    except KeyboardInterrupt as stop:
+        saved = f"{out / 'resume.pt'}: holds the run as it was last saved"
+        saved = str(stop) or (saved if (out / "resume.pt").exists() else "")
+        print(f"{saved}; the same command goes on from there" if saved else "stopped; nothing was saved yet")
+        raise typer.Exit(130) from None
+    if finished:
+        print(f"{out}: a block-diffusion checkpoint; try: edlm generate -m {out} PROMPT")
 
 
 @app.command()
