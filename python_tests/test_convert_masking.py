@@ -170,6 +170,29 @@ def test_masked_positions_follow_sampling_without_replacement(half_life_ratio):
         assert abs(found[position] - p) < 4 * math.sqrt(p * (1 - p) / pick.sum()) + 2e-3
 
 
+def test_a_single_mask_falls_by_the_weights():
+    """Gumbel-max: of one draw, each position's chance is its share of the weights, whose level is the row's."""
+    block, rows = 8, 60_000
+    masked, level = draw_masks(regular(rows, block, block), block, 0.25, torch.Generator().manual_seed(6))
+    masked, level = masked[masked.sum(1) == 1], level[masked.sum(1) == 1, :1]
+    assert len(masked) > 5000 and level.min() > 0.06 and level.max() < 0.19
+    weights = (math.log(2) / (0.25 * block) * (1 - level) * torch.arange(block)).exp()
+    expected = (weights / weights.sum(1, keepdim=True)).mean(0)
+    error = (expected * (1 - expected) / len(masked)).sqrt()
+    assert ((masked.double().mean(0) - expected).abs() < 4.5 * error).all()
+
+
+def test_levels_are_uniform_from_the_smallest_one_on():
+    for smallest in (1e-3, 0.4, 0.9):
+        _, level = draw_masks(regular(4000, 8, 4), 4, None, torch.Generator().manual_seed(7), smallest)
+        level = (level[:, ::4].flatten().double() - smallest) / (1 - smallest)
+        assert level.min() >= 0 and level.max() < 1 + 1e-6
+        for share in (0.1, 0.5, 0.9):
+            assert abs((level < share).double().mean() - share) < 0.03
+    _, level = draw_masks(regular(500, 8, 4), 4, None, torch.Generator().manual_seed(7), 0.5, views=2)
+    assert level.min() >= 0.5 and level.max() <= 1  # views wrap around inside of the range
+
+
 def test_small_lambda_masks_from_the_right():
     masked, level = draw_masks(regular(20_000, 16, 16), 16, 0.1, torch.Generator().manual_seed(3))
     few = masked[level[:, 0] < 0.3].double().mean(0)
