@@ -98,7 +98,8 @@ def test_errors_are_a_sentence(edlm, folders, arguments, message):
 
 
 def process(*arguments):
-    code = "from edlm_engine.tools.cli import main; main()"
+    handler = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # as on a terminal
+    code = f"{handler}; from edlm_engine.tools.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -171,7 +171,7 @@ def test_masked_positions_follow_sampling_without_replacement(half_life_ratio):
 
 
 def test_a_single_mask_falls_by_the_weights():
-    """Gumbel-max: of one draw, each position's chance is its share of the weights, whose level is the row's."""
+    """Gumbel-max: of one draw, each position's chance is its share of the row's weights."""
     block, rows = 8, 60_000
     masked, level = draw_masks(regular(rows, block, block), block, 0.25, torch.Generator().manual_seed(6))
     masked, level = masked[masked.sum(1) == 1], level[masked.sum(1) == 1, :1]

@@ -25,6 +25,14 @@ from edlm_engine.convert.train import (
 PLAIN = TrainConfig(steps=6, rows=2, length=4, learning_rate=0.1, device="cpu", bf16=False)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Acts as on a terminal; a shell's background processes ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Toy(nn.Module):
     """One matrix in a layer, one outside, and a vector."""
 

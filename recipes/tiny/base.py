@@ -79,11 +79,12 @@ def train_base(
     """Train the base model and write its checkpoint folder; resumes, and returns at once when it is done."""
     if (out / "config.json").is_file():
         return True
+    config = config.with_precision()
     tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
     eos = tokenizer.token_to_id(END)
     hf_config = {**SHAPE, "vocab_size": tokenizer.get_vocab_size(), "eos_token_id": eos}
     model = Decoder(read_config(hf_config, "SHAPE")[0]).initialise(torch.Generator().manual_seed(config.seed))
-    documents = read_documents(data, tokenizer_folder / "tokenizer.json", eos, hf_config["vocab_size"])
+    documents = read_documents(data, tokenizer_folder, eos, hf_config["vocab_size"])
     batches = Batches(documents, config.length, config.rows, config.seed, config.prompt_weight)
     loss = torch.compile(autoregressive_loss) if config.compile else autoregressive_loss
 
