@@ -80,8 +80,8 @@ def test_tokens_outside_of_the_vocabulary_are_named(tmp_path, folder, read):
         ValueError, match=r"ids\.npy: token id 10 \(token 2\) is outside the vocabulary of 10"
     ):
         read_documents(tmp_path / "ids.npy", folder, EOS, 10)
-    np.save(tmp_path / "ids.npy", np.array([2, -1], np.int64))
-    with pytest.raises(ValueError, match=r"token id -1 \(token 1\)"):
+    np.save(tmp_path / "ids.npy", np.array([2, 0, 9, -1], np.int64))
+    with pytest.raises(ValueError, match=r"token id -1 \(token 3\)"):
         read_documents(tmp_path / "ids.npy", folder, EOS, 10)
     read({"text": "h"})
     with pytest.raises(ValueError, match=r"x\.jsonl: token id 9 \(token 0\) is outside the vocabulary of 9"):
@@ -104,9 +104,9 @@ def test_settings_for_truncation_and_padding_do_not_act(tmp_path, folder):
 @pytest.mark.parametrize(
     ("frame", "documents", "prompts"),
     [
-        ("h $A", [[9, 2, 0], [9, 2, 3, 0], [9, 0]], [0, 2, 1]),  # as a bos
-        ("h $A g", [[9, 2, 8, 0], [9, 2, 8, 3, 0], [9, 8, 0]], [0, 3, 2]),
-        ("$A <|endoftext|>", [[2, 0], [2, 0, 3, 0], [0, 0]], [0, 2, 1]),  # one eos ends a text, not two
+        ("h $A", [[9, 2, 2, 0], [9, 2, 3, 0], [9, 0]], [0, 2, 1]),  # as a bos
+        ("h $A g", [[9, 2, 2, 8, 0], [9, 2, 8, 3, 0], [9, 8, 0]], [0, 3, 2]),
+        ("$A <|endoftext|>", [[2, 2, 0], [2, 0, 3, 0], [0, 0]], [0, 2, 1]),  # one eos ends a text, not two
     ],
 )
 def test_prompts_are_encoded_as_an_engine_does_and_completions_plainly(
@@ -116,7 +116,7 @@ def test_prompts_are_encoded_as_an_engine_does_and_completions_plainly(
     specials = [(word, tokenizer.token_to_id(word)) for word in frame.split() if word != "$A"]
     tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single=frame, special_tokens=specials)
     tokenizer.save(str(folder / "tokenizer.json"))
-    lines = [{"text": "a"}, {"prompt": "a", "completion": "b"}, {"prompt": "", "completion": ""}]
+    lines = [{"text": "a a"}, {"prompt": "a", "completion": "b"}, {"prompt": "", "completion": ""}]
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = read_documents(tmp_path / "x.jsonl", folder, EOS, 10)
     assert documents_of(found) == documents and found.prompt_lengths.tolist() == prompts

@@ -9,6 +9,7 @@ from convert_tools import MASK, QUICK, tiny_decoder
 
 from edlm_engine.convert.data import Rows
 from edlm_engine.convert.loss import Batch, diffusion_loss, noisy_batch
+from edlm_engine.convert.masking import draw_masks
 
 
 def random_rows(config):
@@ -71,6 +72,7 @@ def test_loss_of_views_is_the_mean_of_their_losses():
     rows.weights[0, [4, 10]] = rows.weights[1, 5] = 1.0
     batch = noisy_batch(rows, config, torch.Generator().manual_seed(5))
     assert batch.slots[0].tolist() == [3, 4, 5, 6, 9, 10, 11, 12] and (batch.slots[1, 4:] == -1).all()
+    assert not batch.masked[1, :, 4:].any()
     model = tiny_decoder(torch.float64)
     found = diffusion_loss(model.hidden, model.head_weight, batch, MASK, config)
     noised = torch.zeros_like(batch.blocks, dtype=torch.bool)
@@ -90,6 +92,17 @@ def test_loss_of_views_is_the_mean_of_their_losses():
 def test_one_noise_level_for_the_row_when_asked():
     level = random_batch(replace(QUICK, sequence_noise=True)).level
     assert (level == level[..., :1]).all() and level[0, 0, 0] != level[1, 0, 0]
+
+
+@pytest.mark.parametrize("sequence_noise", [False, True])
+def test_the_noise_of_a_row_is_that_of_a_block_as_long_as_it(sequence_noise):
+    """How fast chances rise with the position is a share of the block, or of the row."""
+    config = replace(QUICK, sequence_noise=sequence_noise, half_life_ratio=0.25, min_level=0.2)
+    batch = random_batch(config)
+    blocks = torch.zeros_like(batch.blocks) if sequence_noise else batch.blocks
+    block = 12 if sequence_noise else 4
+    masked, level = draw_masks(blocks, block, 0.25, torch.Generator().manual_seed(5), 0.2)
+    assert torch.equal(batch.masked[:, 0], masked) and torch.equal(batch.level[:, 0], level)
 
 
 def test_gradients_agree_with_finite_differences():

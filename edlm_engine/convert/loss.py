@@ -38,8 +38,7 @@ def noisy_batch(rows: Rows, config: ConversionConfig, generator: torch.Generator
     ids, weights = torch.from_numpy(rows.ids).long(), torch.from_numpy(rows.weights)
     starts = torch.from_numpy(rows.starts).clone()
     if not config.align_blocks:
-        starts[:, 1:] = False
-    starts[:, 0] = True
+        starts[:] = False
     blocks = number_blocks(starts, config.block_size)
     whole_row = torch.arange(config.length).expand_as(blocks)
     slots = noisy_slots(blocks, weights == 1, config.noisy_length) if config.noisy_length else whole_row

@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def number_blocks(starts: Tensor, block: int) -> Tensor:
-    """Block number of every token, int64 (rows, length): a block begins at each True of `starts` (rows,
-    length) and after every `block` tokens from there."""
+    """Block number of every token, int64 (rows, length): a block begins with the row, at each True of
+    `starts` (rows, length), and after every `block` tokens from there."""
     at = torch.arange(starts.shape[1], device=starts.device)
     since = at - torch.where(starts, at, 0).cummax(1).values
     return (since % block == 0).cumsum(1) - 1
