@@ -14,7 +14,6 @@ from edlm_engine.convert.data import (
     data_files,
     pack,
     read_documents,
-    without_frame,
 )
 
 EOS = 0
@@ -120,15 +119,6 @@ def test_prompts_are_encoded_as_an_engine_does_and_completions_plainly(
     (tmp_path / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = read_documents(tmp_path / "x.jsonl", folder, EOS, 10)
     assert documents_of(found) == documents and found.prompt_lengths.tolist() == prompts
-
-
-def test_a_frame_that_is_not_there_is_not_taken_away():
-    for ids, frame, left in (
-        ([1, 5, 2], [1, 2], [5]), ([1, 2], [1, 2], []), ([1, 5, 1], [1], [5, 1]), ([5, 1], [1], [5]),
-        ([1], [1, 2], [1]), ([3, 4], [1], [3, 4]), ([], [1], []), ([1, 2, 5], [1, 2], [5]),
-        ([4, 5], [], [4, 5]),
-    ):  # fmt: skip
-        assert without_frame(ids, frame) == left
 
 
 def test_flat_arrays_are_cut_behind_every_eos_and_keep_their_tail(tmp_path, folder):

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edlm_engine import CheckpointError
-from edlm_engine.convert import checkpoint
 from edlm_engine.convert.checkpoint import load_decoder, save_checkpoint
+from edlm_engine.convert.files import TOKENIZER_FILES
 from edlm_engine.convert.model import Decoder
 from edlm_engine.models.families import read_config
 from edlm_engine.tools.quantize import quantize_checkpoint
@@ -184,16 +184,14 @@ def test_config_json_is_written_last_and_names_the_dtype(folder, tmp_path, monke
     config = json.loads((path / "config.json").read_text())
     config.pop("torch_dtype")
     written = []
-    replace = checkpoint.replace_file
-    monkeypatch.setattr(
-        checkpoint, "replace_file", lambda path, write: (written.append(path.name), replace(path, write))
-    )
-    for name in checkpoint.TOKENIZER_FILES:
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (written.append(new.name), rename(old, new)))
+    for name in TOKENIZER_FILES:
         (path / name).write_text(name)
     save_checkpoint(tmp_path / "out", model, config | {"dtype": "float32"}, path)
     assert written[0] == "model.safetensors" and written[-1] == "config.json"
-    assert set(written[1:-1]) == set(checkpoint.TOKENIZER_FILES)
-    assert all((tmp_path / "out" / name).read_text() == name for name in checkpoint.TOKENIZER_FILES)
+    assert set(written[1:-1]) == set(TOKENIZER_FILES)
+    assert all((tmp_path / "out" / name).read_text() == name for name in TOKENIZER_FILES)
     found = json.loads((tmp_path / "out" / "config.json").read_text())
     assert found["dtype"] == found["torch_dtype"] == "bfloat16"
     assert len(os.listdir(tmp_path / "out")) == len(written)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,21 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from edlm_engine.checkpoints.folder import Checkpoint, read_json
-from edlm_engine.convert.files import replace_file
+from edlm_engine.convert.files import copy_tokenizer, replace_file
 from edlm_engine.convert.mask_token import MaskToken, add_to_tokenizer
 from edlm_engine.convert.model import Decoder
 from edlm_engine.errors import CheckpointError
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
 
 
 def load_decoder(folder: str | Path) -> tuple[Decoder, dict]:
@@ -86,10 +74,7 @@ def save_checkpoint(
     replace_file(
         folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"})
     )
-    for name in TOKENIZER_FILES:
-        source = Path(tokenizer_from) / name
-        if source.is_file() and source.resolve() != (folder / name).resolve():
-            replace_file(folder / name, lambda path, source=source: shutil.copyfile(source, path))
+    copy_tokenizer(Path(tokenizer_from), folder)
     if mask and mask.new and mask.text:
         add_to_tokenizer(folder, mask)
     stored = str(dtype).removeprefix("torch.")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from edlm_engine.checkpoints.folder import Checkpoint, read_json, resolve
-from edlm_engine.convert.checkpoint import TOKENIZER_FILES, check_trainable, decoder_of, save_checkpoint
+from edlm_engine.convert.checkpoint import check_trainable, decoder_of, save_checkpoint
 from edlm_engine.convert.config import ConversionConfig
 from edlm_engine.convert.data import Batches, Documents, data_files, read_documents
-from edlm_engine.convert.files import check_output
+from edlm_engine.convert.files import TOKENIZER_FILES, check_output
 from edlm_engine.convert.loss import Batch, diffusion_loss, noisy_batch
 from edlm_engine.convert.mask_token import MaskToken, choose_mask
 from edlm_engine.convert.model import Decoder

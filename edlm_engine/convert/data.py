@@ -110,15 +110,14 @@ def read_token_array(file: Path, eos_token_id: int) -> tuple[np.ndarray, np.ndar
 def encode_jsonl(
     file: Path, tokenizer: Tokenizer, eos_token_id: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    frame = tokenizer.encode("")
     documents: list[np.ndarray] = []
     prompt_lengths = []
     for number, record in read_json_lines(file):
         try:
             prompt, completion = texts_of(record)
             head = tokenizer.encode(prompt)
-            tail = [] if completion is None else without_frame(tokenizer.encode(completion), frame)
-        except (ValueError, TypeError) as error:
+            tail = [] if completion is None else tokenizer.encode(completion, special=False)
+        except ValueError as error:
             raise ValueError(f"{file}:{number}: {error}") from error
         ids = head + tail
         if completion is not None or ids[-1:] != [eos_token_id]:  # some tokenizers end texts themselves
@@ -140,15 +139,6 @@ def texts_of(record: object) -> tuple[str, str | None]:
     shown = repr(record)
     shown = shown if len(shown) <= 60 else shown[:60] + "…"
     raise ValueError(f'expected {{"prompt": text, "completion": text}} or {{"text": text}}, found {shown}')
-
-
-def without_frame(ids: list[int], frame: list[int]) -> list[int]:
-    """`ids` without the special tokens that their tokenizer puts around every text; `frame`: around none."""
-    for before in range(len(frame), -1, -1):
-        end = len(ids) - (len(frame) - before)
-        if before <= end and ids[:before] == frame[:before] and ids[end:] == frame[before:]:
-            return ids[before:end]
-    return ids
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Container
 from pathlib import Path
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -17,6 +29,14 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the tokenizer files that `source` has."""
+    for name in TOKENIZER_FILES:
+        file = source / name
+        if file.is_file() and file.resolve() != (folder / name).resolve():
+            replace_file(folder / name, lambda path, file=file: shutil.copyfile(file, path))
 
 
 def check_output(folder: Path, ours: Container[str]) -> None:

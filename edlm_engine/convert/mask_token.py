@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import tokenizers
+from sentencepiece import SentencePieceProcessor
+
+from edlm_engine.checkpoints.added_tokens import read_added_tokens, tokenizer_config
 from edlm_engine.checkpoints.folder import Checkpoint, read_json
-from edlm_engine.convert.files import replace_file
+from edlm_engine.checkpoints.tokenizer import load_tokenizer
+from edlm_engine.convert.files import copy_tokenizer, replace_file
 from edlm_engine.errors import CheckpointError
 
 NAME = "<|mask|>"  # of a new one, and looked for where no file names another
@@ -49,15 +55,16 @@ def choose_mask(checkpoint: Checkpoint, asked: int | None) -> MaskToken:
             f"{folder}: {text!r} would get the id {wanted}, far outside the vocabulary of {vocabulary}; pass "
             "mask_token_id, an existing id that is unused"
         )
-    return MaskToken(wanted, text, new=True)
+    mask = MaskToken(wanted, text, new=True)
+    check_addable(folder, mask)
+    return mask
 
 
 def named_mask(folder: Path) -> str | None:
     """The mask token that tokenizer_config.json or special_tokens_map.json names."""
-    for file in ("tokenizer_config.json", "special_tokens_map.json"):
-        if not (folder / file).is_file():
-            continue
-        token = read_json(folder / file).get("mask_token")
+    path = folder / "special_tokens_map.json"
+    for config in (tokenizer_config(folder), read_json(path) if path.is_file() else {}):
+        token = config.get("mask_token")
         token = token.get("content") if isinstance(token, dict) else token
         if isinstance(token, str) and token:
             return token
@@ -66,48 +73,21 @@ def named_mask(folder: Path) -> str | None:
 
 def known_tokens(folder: Path) -> dict[str, int]:
     """Every token of the tokenizer's files with its id; empty without a tokenizer."""
+    if load_tokenizer(folder) is None:  # which raises for files that cannot be used
+        return {}
     tokens: dict[str, int] = {}
     if (folder / "tokenizer.json").is_file():
         tokens |= json_tokenizer(folder).get_vocab(with_added_tokens=True)
-    elif (folder / "vocab.json").is_file():
-        tokens |= read_json(folder / "vocab.json")
     elif (folder / "tokenizer.model").is_file():
-        tokens |= sentencepiece_tokens(folder / "tokenizer.model")
-    if (folder / "added_tokens.json").is_file():
-        tokens |= read_json(folder / "added_tokens.json")
-    for number, token in added_tokens(folder).items():
-        if isinstance(token, dict) and number.isdecimal():
-            tokens[str(token.get("content"))] = int(number)
-    if not all(isinstance(number, int) for number in tokens.values()):
-        raise CheckpointError(f"{folder}: vocab.json and added_tokens.json must hold an id for every token")
-    return tokens
+        processor = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        tokens |= {processor.id_to_piece(i): i for i in range(processor.vocab_size())}
+    else:
+        tokens |= read_json(folder / "vocab.json")
+    return tokens | {token.content: token.id for token in read_added_tokens(folder)}
 
 
-def added_tokens(folder: Path) -> dict:
-    """tokenizer_config.json's added_tokens_decoder: {id as text: {"content": token, …}}."""
-    path = folder / "tokenizer_config.json"
-    found = read_json(path).get("added_tokens_decoder") if path.is_file() else None
-    return found if isinstance(found, dict) else {}
-
-
-def json_tokenizer(folder: Path):
-    import tokenizers
-
-    path = folder / "tokenizer.json"
-    try:
-        return tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"{path}: cannot be read as a tokenizer: {error}") from error
-
-
-def sentencepiece_tokens(path: Path) -> dict[str, int]:
-    import sentencepiece
-
-    try:
-        processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as a sentencepiece model: {error}") from error
-    return {processor.id_to_piece(i): i for i in range(processor.vocab_size())}
+def json_tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def next_id(folder: Path, tokens: dict[str, int], text: str) -> int:
@@ -127,6 +107,23 @@ def id_in_json(folder: Path, text: str) -> int | None:
     return tokenizer.token_to_id(text)
 
 
+def check_addable(folder: Path, mask: MaskToken) -> None:
+    """Raise ValueError unless a copy of the tokenizer in `folder` gives a new `mask` token its id."""
+    with TemporaryDirectory() as name:
+        copy = Path(name)
+        copy_tokenizer(folder, copy)
+        add_to_tokenizer(copy, mask)
+        try:
+            found = load_tokenizer(copy).special.get(mask.id)
+        except CheckpointError:
+            found = None
+    if found != mask.text:
+        raise ValueError(
+            f"{folder}: its token ids have gaps, so that {mask.text!r} cannot be added with the id {mask.id}"
+            "; pass mask_token_id, an existing id that is unused"
+        )
+
+
 def add_to_tokenizer(folder: Path, mask: MaskToken) -> None:
     """Add a new mask token to the tokenizer files of `folder`, where transformers looks for it."""
     entry = {
@@ -139,14 +136,14 @@ def add_to_tokenizer(folder: Path, mask: MaskToken) -> None:
         others = [token for token in tokenizer.get("added_tokens") or [] if token["content"] != mask.text]
         tokenizer["added_tokens"] = [*others, {"id": mask.id, **entry}]
         write_json(folder / "tokenizer.json", tokenizer)
-    path = folder / "tokenizer_config.json"
-    config = (read_json(path) if path.is_file() else {}) | {"mask_token": mask.text}
-    if added := added_tokens(folder):
-        config["added_tokens_decoder"] = added | {str(mask.id): entry}
+    config = tokenizer_config(folder) | {"mask_token": mask.text}
+    listed = config.get("added_tokens_decoder")
+    if listed is not None:
+        config["added_tokens_decoder"] = listed | {str(mask.id): entry}
     elif not in_json:
-        known = folder / "added_tokens.json"
-        write_json(known, (read_json(known) if known.is_file() else {}) | {mask.text: mask.id})
-    write_json(path, config)
+        path = folder / "added_tokens.json"
+        write_json(path, (read_json(path) if path.is_file() else {}) | {mask.text: mask.id})
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def write_json(path: Path, content: dict) -> None:
