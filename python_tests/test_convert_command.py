@@ -47,9 +47,8 @@ def test_it_says_what_it_does_and_what_came_of_it(edlm, folders):
     code, said, err = edlm("convert", base, out, data, *QUICK, "--dtype", "float32")
     assert (code, err) == (0, "") and (out / "config.json").exists()
     lines = said.splitlines()
-    assert lines[0].startswith(
-        "21 documents of 162 tokens, <|mask|> (id 1); 2 steps of 2 × 12 tokens, in fp32"
-    )
+    mask = "mask token: '<|mask|>' (id 1)"
+    assert lines[0] == f"documents: 21, tokens: 162, {mask}, steps: 2 of 2 x 12 tokens, fp32 on cpu"
     assert [line.split("  ")[0] for line in lines[1:3]] == ["conversion step 1/2", "conversion step 2/2"]
     assert lines[3] == f"{out}: a block-diffusion checkpoint; try: edlm generate -m {out} PROMPT"
     code, said, err = edlm("convert", base, out, data, *QUICK)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from convert_tools import BASE_CONFIG, MASK, QUICK, tiny_decoder, write_base, write_data, write_tokenizer
@@ -280,8 +281,8 @@ def test_bundled_names_and_what_the_run_says(tmp_path, capsys):
     config = replace(QUICK, steps=1, rows=1)
     assert convert("edlm-tiny-ar", tmp_path / "out", data, config)
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("1 documents of ")
-    assert said[0].endswith(" tokens, <|mask|> (id 1); 1 steps of 1 × 12 tokens, in fp32 on cpu")
+    assert said[0].startswith("documents: 1, tokens: ")
+    assert said[0].endswith(", mask token: '<|mask|>' (id 1), steps: 1 of 1 x 12 tokens, fp32 on cpu")
     assert said[1].startswith("conversion step 1/1  loss ")
     with pytest.raises(CheckpointError, match="no bundled model"):
         convert("no-such-model", tmp_path / "other", data, config)
@@ -300,7 +301,7 @@ def test_a_base_without_a_mask_token_gets_one(data, tmp_path, rows, capsys):
     save_checkpoint(base, model, {**BASE_CONFIG, "vocab_size": rows}, base, torch.float32)
     out = tmp_path / "out"
     assert convert(base, out, data, replace(QUICK, steps=2))
-    assert "<|mask|> (id 10, new)" in capsys.readouterr().out
+    assert "mask token: '<|mask|>' (id 10, new), steps" in capsys.readouterr().out
     config = json.loads((out / "config.json").read_text())
     assert config["mask_token_id"] == 10 and config["vocab_size"] == max(rows, 11)
     with Engine(out, dtype="float32") as engine:
@@ -309,6 +310,20 @@ def test_a_base_without_a_mask_token_gets_one(data, tmp_path, rows, capsys):
     found = tmp_path / "again"
     assert convert(out, found, data, replace(QUICK, steps=1))  # it has one now
     assert json.loads((found / "config.json").read_text())["vocab_size"] == max(rows, 11)
+
+
+def test_without_a_tokenizer_token_ids_train_and_the_mask_is_a_new_row(base, tmp_path, capsys):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (base / name).unlink()
+    np.save(tmp_path / "ids.npy", np.array([2, 3, 4, 0] * 30, np.uint16))
+    assert convert(base, tmp_path / "out", tmp_path / "ids.npy", replace(QUICK, steps=1))
+    assert "mask token: id 10, new, steps" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["config.json", "model.safetensors"]
+    assert load_decoder(tmp_path / "out")[0].config.vocab_size == 11
+    config = replace(QUICK, steps=1, mask_token_id=5)
+    assert convert(base, tmp_path / "given", tmp_path / "ids.npy", config)
+    assert "mask token: id 5, steps" in capsys.readouterr().out
 
 
 def test_an_untied_head_grows_with_the_embedding():

@@ -158,10 +158,12 @@ def convert(
 
 def plan(documents: Documents, mask: MaskToken, config: ConversionConfig) -> str:
     """What is about to be done, in a line."""
-    token = f"{mask.text or 'mask token'} (id {mask.id}{', new' if mask.new else ''})"
+    token = f"{mask.text!r:.80} (id {mask.id}" if mask.text else f"id {mask.id}"
+    token += ", new" * mask.new + ")" * bool(mask.text)
+    precision = "bf16" if config.bf16 else "fp32"
     return (
-        f"{len(documents):,} documents of {len(documents.ids):,} tokens, {token}; {config.steps:,} steps of "
-        f"{config.rows} × {config.length} tokens, in {'bf16' if config.bf16 else 'fp32'} on "
+        f"documents: {len(documents):,}, tokens: {len(documents.ids):,}, mask token: {token}, steps: "
+        f"{config.steps:,} of {config.rows} x {config.length} tokens, {precision} on "
         f"{config.torch_device().type}"
     )
 
