@@ -77,6 +77,7 @@ def test_options_reach_the_conversion(edlm, folders, monkeypatch):
     assert (config.half_life_ratio, config.mask_token_id, config.seed, config.bf16) == (0.25, 7, 3, True)
     edlm("convert", base, out, data, "--half-life-ratio", "0", "--dtype", "float32")
     edlm("convert", base, out, data)
+    assert seen[2][3] == ConversionConfig(final_learning_rate=1e-5 / 10)
     assert (seen[1][3].half_life_ratio, seen[1][3].bf16, seen[2][3].bf16) == (None, False, None)
 
 

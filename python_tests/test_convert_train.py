@@ -3,7 +3,7 @@
 import math
 import os
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -313,6 +313,25 @@ def test_broken_states_are_named(tmp_path):
             train(model, model.loss, PLAIN, path)
 
 
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_state_runs_no_code(tmp_path):
+    path, model = tmp_path / "resume.pt", Toy()
+    train(model, model.loss, PLAIN, path, stop_after=1)
+    torch.save({**read_state(path, {}), "more": Touch(tmp_path / "made")}, path)
+    with pytest.raises(ValueError, match=r"resume\.pt: is no saved state"):
+        train(model, model.loss, PLAIN, path)
+    assert not (tmp_path / "made").exists()
+
+
 def test_a_save_that_fails_leaves_the_old_state(tmp_path, monkeypatch):
     path, model = tmp_path / "resume.pt", Toy()
     train(model, model.loss, PLAIN, path, stop_after=1)
@@ -372,7 +391,15 @@ def test_the_cooldown_begins_behind_the_warm_up():
 
 
 def test_defaults_are_the_papers():
+    plain = asdict(TrainConfig())
+    assert plain == {
+        "steps": 1000, "rows": 16, "length": 256, "learning_rate": 1e-5, "final_learning_rate": 0.0,
+        "warmup_steps": 0, "cosine_steps": None, "cooldown_steps": 0, "optimizer": "adamw",
+        "muon_learning_rate": 0.02, "weight_decay": 0.0, "gradient_clip": 1.0, "prompt_weight": 1.0,
+        "bf16": None, "compile": False, "device": "auto", "seed": 0, "checkpoint_every": 500,
+    }  # fmt: skip
     config = ConversionConfig()
+    assert plain | {"final_learning_rate": 3e-6} == {name: getattr(config, name) for name in plain}
     assert (config.optimizer, config.learning_rate, config.final_learning_rate) == ("adamw", 1e-5, 3e-6)
     assert (config.block_size, config.half_life_ratio, config.attention) == (16, 0.1, "block_diff")
     assert (config.token_shift, config.align_blocks, config.views, config.prompt_weight) == (
