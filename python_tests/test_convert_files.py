@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from edlm_engine.convert.files import check_output, replace_file
+from edlm_engine.convert.files import TOKENIZER_FILES, check_output, copy_tokenizer, replace_file
 
 
 def test_a_file_is_replaced_when_it_is_whole(tmp_path):
@@ -13,11 +13,26 @@ def test_a_file_is_replaced_when_it_is_whole(tmp_path):
 
     def write(temporary):
         temporary.write_text("new")
+        temporary.chmod(0o600)  # as some libraries make files; others are to read them, too
         assert path.read_text() == "old" and temporary.parent == tmp_path and temporary != path
 
     replace_file(path, write)
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["x.json"]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_tokenizers_files_are_copied(tmp_path):
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    source.mkdir()
+    folder.mkdir()
+    for name in TOKENIZER_FILES[1:]:
+        (source / name).write_text(name)
+    (source / "model.safetensors").write_text("")
+    copy_tokenizer(source, folder)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {n: n for n in TOKENIZER_FILES[1:]}
+    before = [path.stat().st_ino for path in sorted(folder.iterdir())]
+    copy_tokenizer(folder, folder)  # onto themselves: they stay
+    assert [path.stat().st_ino for path in sorted(folder.iterdir())] == before
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
