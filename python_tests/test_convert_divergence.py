@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from edlm_engine.convert.config import TrainConfig
 from edlm_engine.convert.divergence import WINDOW, Divergence
-from edlm_engine.convert.train import TrainConfig
 
 CONFIG = TrainConfig(steps=100, learning_rate=0.5, muon_learning_rate=0.2)
 

@@ -21,6 +21,11 @@ def test_a_file_is_replaced_when_it_is_whole(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_an_error_before_there_is_a_file_is_the_one_raised(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        replace_file(tmp_path / "x.json", lambda temporary: 1 / 0)
+
+
 def test_the_tokenizers_files_are_copied(tmp_path):
     source, folder = tmp_path / "source", tmp_path / "folder"
     source.mkdir()

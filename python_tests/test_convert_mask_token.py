@@ -139,7 +139,10 @@ def test_it_is_added_to_tokenizer_json_and_nothing_else_changes(tmp_path):
     assert tokenizer.token_to_id("<|mask|>") == 10 and tokenizer.encode("a <|mask|> b").ids == [0, 10, 1]
     assert tokenizer.decode([0, 10, 1]) == "a b"  # it is special
     after = json.loads((folder / "tokenizer.json").read_text())
-    assert after.pop("added_tokens")[-1]["id"] == 10 and before.pop("added_tokens") == [] and after == before
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    assert after["added_tokens"] == [{"id": 10, "content": "<|mask|>", **flags, "special": True}]
+    after.pop("added_tokens")
+    assert before.pop("added_tokens") == [] and after == before
     config = json.loads((folder / "tokenizer_config.json").read_text())
     assert config == {"eos_token": "a", "mask_token": "<|mask|>"}
     assert not (folder / "added_tokens.json").exists()

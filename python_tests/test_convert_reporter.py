@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from edlm_engine.convert import reporter
+from edlm_engine.convert.config import TrainConfig
 from edlm_engine.convert.reporter import Reporter
-from edlm_engine.convert.train import TrainConfig
 
 CONFIG = TrainConfig(steps=40, rows=5, length=20)
 
@@ -62,17 +62,18 @@ def test_a_terminal_has_a_bar_instead(clock, capsys, monkeypatch):
 
 
 def test_a_stream_that_knows_nothing_of_terminals_gets_lines(clock, monkeypatch):
-    written = []
+    written, flushed = [], []
 
     class Stream:
         def write(self, text):
             written.append(text)
 
         def flush(self):
-            pass
+            flushed.append(len(written))
 
     monkeypatch.setattr(sys, "stdout", Stream())
     run(clock, 3.0)
     assert "".join(written).count("training step") == 11
+    assert len(flushed) >= 11 and flushed[-1] == len(written)  # a pipe shows each line at once
     monkeypatch.setattr(sys, "stdout", None)  # a process without one
     run(clock, 3.0)

@@ -3,17 +3,16 @@
 import math
 import os
 import signal
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from edlm_engine.convert.config import ConversionConfig
+from edlm_engine.convert.config import TrainConfig
 from edlm_engine.convert.divergence import Divergence
 from edlm_engine.convert.train import (
     State,
-    TrainConfig,
     identity_of,
     optimizers,
     rate,
@@ -345,66 +344,3 @@ def test_a_save_that_fails_leaves_the_old_state(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         train(model, model.loss, PLAIN, path)
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["resume.pt"]
-
-
-def test_bf16_is_for_devices_that_multiply_it(monkeypatch):
-    for native in (False, True):
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda native=native: native)
-        assert replace(PLAIN, bf16=None).with_precision().bf16 is native
-        assert replace(PLAIN, bf16=not native).with_precision().bf16 is not native
-
-
-def test_the_device_is_a_gpu_if_there_is_one(monkeypatch):
-    for available, name in ((False, "cpu"), (True, "cuda")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
-        assert replace(PLAIN, device="auto").torch_device().type == name
-    assert replace(PLAIN, device="cpu").torch_device().type == "cpu"
-    assert str(replace(PLAIN, device="cuda:1").torch_device()) == "cuda:1"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device='cuda': torch finds no CUDA device here"):
-        replace(PLAIN, device="cuda").torch_device()
-
-
-@pytest.mark.parametrize(
-    ("field", "wrong", "right"),
-    [
-        ("steps", 0, 1), ("rows", 0, 1), ("length", 0, 1), ("checkpoint_every", 0, 1),
-        ("learning_rate", 0.0, 1e-9), ("learning_rate", math.nan, 1.0), ("learning_rate", math.inf, 1.0),
-        ("muon_learning_rate", 0.0, 1e-9), ("gradient_clip", 0.0, 1e-9), ("gradient_clip", -1.0, 1.0),
-        ("final_learning_rate", 0.11, 0.1), ("final_learning_rate", -0.1, 0.0),
-        ("warmup_steps", 7, 6), ("warmup_steps", -1, 0), ("cooldown_steps", 7, 6), ("cooldown_steps", -1, 0),
-        ("cosine_steps", 0, 1), ("optimizer", "sgd", "muon"), ("weight_decay", -0.1, 0.0),
-        ("prompt_weight", 1.1, 1.0), ("prompt_weight", -0.1, 0.0), ("seed", -1, 0),
-        ("seed", 2**31, 2**31 - 1),
-    ],
-)  # fmt: skip
-def test_settings_out_of_range_are_named(field, wrong, right):
-    replace(PLAIN, **{field: right})
-    with pytest.raises(ValueError, match=field):
-        replace(PLAIN, **{field: wrong})
-
-
-def test_the_cooldown_begins_behind_the_warm_up():
-    replace(PLAIN, warmup_steps=2, cooldown_steps=4)
-    with pytest.raises(ValueError, match=r"cooldown_steps must be in 0 … steps - warmup_steps \(4\), got 5"):
-        replace(PLAIN, warmup_steps=2, cooldown_steps=5)
-
-
-def test_defaults_are_the_papers():
-    plain = asdict(TrainConfig())
-    assert plain == {
-        "steps": 1000, "rows": 16, "length": 256, "learning_rate": 1e-5, "final_learning_rate": 0.0,
-        "warmup_steps": 0, "cosine_steps": None, "cooldown_steps": 0, "optimizer": "adamw",
-        "muon_learning_rate": 0.02, "weight_decay": 0.0, "gradient_clip": 1.0, "prompt_weight": 1.0,
-        "bf16": None, "compile": False, "device": "auto", "seed": 0, "checkpoint_every": 500,
-    }  # fmt: skip
-    config = ConversionConfig()
-    assert plain | {"final_learning_rate": 3e-6} == {name: getattr(config, name) for name in plain}
-    assert (config.optimizer, config.learning_rate, config.final_learning_rate) == ("adamw", 1e-5, 3e-6)
-    assert (config.block_size, config.half_life_ratio, config.attention) == (16, 0.1, "block_diff")
-    assert (config.token_shift, config.align_blocks, config.views, config.prompt_weight) == (
-        False,
-        False,
-        1,
-        1.0,
-    )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from edlm_engine.convert.train import TrainConfig
+from edlm_engine.convert.config import TrainConfig
 
 WINDOW = 20  # steps over which losses are averaged: a single one may be large
 HOPELESS = 4  # times the loss of guessing

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from edlm_engine.convert.train import TrainConfig
+from edlm_engine.convert.config import TrainConfig
 
 LINE_EVERY_S = 10.0
 BAR_EVERY_S = 0.5

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from edlm_engine.convert.config import TrainConfig
 from edlm_engine.convert.divergence import Divergence
 from edlm_engine.convert.files import replace_file
 from edlm_engine.convert.interrupt import Interrupt
 from edlm_engine.convert.reporter import Reporter
-from edlm_engine.options import choose_dtype
 
 STATE_FILE = "resume.pt"  # in the folder to be written
 # Where a run computes and how often it saves does not change what is computed.
@@ -24,89 +24,6 @@ NOT_COMPUTED = ("device", "compile", "checkpoint_every")
 UNREADABLE = (
     RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, TypeError, ValueError, AttributeError,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What every training run here needs.
-
-    steps: optimizer steps. rows, length: a batch is `rows` packed rows of `length` tokens. learning_rate:
-    AdamW's peak, cosine-decayed to `final_learning_rate` after a linear warm-up over `warmup_steps`.
-    cosine_steps: where the cosine reaches its end, None for `steps`; over the last `cooldown_steps` the rate
-    goes linearly to the final one, so a run may end before its cosine. optimizer: "adamw" (the paper's), or
-    "muon": Muon at `muon_learning_rate` (same schedule) for the matrices of the layers, AdamW for the rest.
-    gradient_clip: largest norm of the whole gradient. prompt_weight: loss weight of prompt tokens, where data
-    tells them apart. bf16: bf16 autocast over fp32 weights; None: where the device multiplies bf16 natively.
-    compile: torch.compile the forward. device: "auto" is CUDA if there is one. seed: of the data's order and
-    all noise. checkpoint_every: steps between two saves of the whole state.
-    """
-
-    steps: int = 1000
-    rows: int = 16
-    length: int = 256
-    learning_rate: float = 1e-5
-    final_learning_rate: float = 0.0
-    warmup_steps: int = 0
-    cosine_steps: int | None = None
-    cooldown_steps: int = 0
-    optimizer: str = "adamw"
-    muon_learning_rate: float = 0.02
-    weight_decay: float = 0.0
-    gradient_clip: float = 1.0
-    prompt_weight: float = 1.0
-    bf16: bool | None = None
-    compile: bool = False
-    device: str = "auto"
-    seed: int = 0
-    checkpoint_every: int = 500
-
-    def __post_init__(self):
-        for name in ("steps", "rows", "length", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "muon_learning_rate", "gradient_clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a positive number, got {getattr(self, name)}")
-        if not 0 <= self.final_learning_rate <= self.learning_rate:
-            raise ValueError(
-                f"final_learning_rate {self.final_learning_rate} is not in 0 … {self.learning_rate}"
-            )
-        if not 0 <= self.warmup_steps <= self.steps:
-            raise ValueError(f"warmup_steps must be in 0 … steps ({self.steps}), got {self.warmup_steps}")
-        if not 0 <= self.cooldown_steps <= self.steps - self.warmup_steps:
-            raise ValueError(
-                f"cooldown_steps must be in 0 … steps - warmup_steps ({self.steps - self.warmup_steps}), "
-                f"got {self.cooldown_steps}"
-            )
-        if self.cosine_steps is not None and self.cosine_steps < 1:
-            raise ValueError(f"cosine_steps must be at least 1 or None (steps), got {self.cosine_steps}")
-        if self.optimizer not in ("adamw", "muon"):
-            raise ValueError(f"optimizer must be 'adamw' or 'muon', got {self.optimizer!r}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be at least 0, got {self.weight_decay}")
-        if not 0 <= self.prompt_weight <= 1:
-            raise ValueError(f"prompt_weight must be in 0 … 1, got {self.prompt_weight}")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed must be in 0 … 2**31 - 1, got {self.seed}")
-
-    def torch_device(self) -> torch.device:
-        """Raises ValueError for a device that there is none of."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError:
-            raise ValueError(f"device must be auto, cpu or cuda, got {self.device!r}") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f"device={self.device!r}: torch finds no CUDA device here; use 'cpu'")
-        return device
-
-    def with_precision(self) -> TrainConfig:
-        """This with `bf16` decided. A CPU that has to emulate bf16 takes many times as long for it as for
-        fp32."""
-        if self.bf16 is not None:
-            return self
-        return replace(self, bf16=choose_dtype("auto", self.torch_device().type) == "bfloat16")
 
 
 def rate(config: TrainConfig, step: int) -> float:
