@@ -1,29 +1,10 @@
-"""Files that are replaced whole, and folders that may be written."""
+"""Copies of a tokenizer's files, and folders that may be written."""
 
 import os
 
 import pytest
 
-from edlm_engine.convert.files import TOKENIZER_FILES, check_output, copy_tokenizer, replace_file
-
-
-def test_a_file_is_replaced_when_it_is_whole(tmp_path):
-    path = tmp_path / "x.json"
-    path.write_text("old")
-
-    def write(temporary):
-        temporary.write_text("new")
-        temporary.chmod(0o600)  # as some libraries make files; others are to read them, too
-        assert path.read_text() == "old" and temporary.parent == tmp_path and temporary != path
-
-    replace_file(path, write)
-    assert path.read_text() == "new" and os.listdir(tmp_path) == ["x.json"]
-    assert path.stat().st_mode & 0o777 == 0o644
-
-
-def test_an_error_before_there_is_a_file_is_the_one_raised(tmp_path):
-    with pytest.raises(ZeroDivisionError):
-        replace_file(tmp_path / "x.json", lambda temporary: 1 / 0)
+from edlm_engine.convert.files import TOKENIZER_FILES, check_output, copy_tokenizer
 
 
 def test_the_tokenizers_files_are_copied(tmp_path):
@@ -40,20 +21,6 @@ def test_the_tokenizers_files_are_copied(tmp_path):
     assert [path.stat().st_ino for path in sorted(folder.iterdir())] == before
 
 
-@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path, error):
-    path = tmp_path / "x.json"
-    path.write_text("old")
-
-    def write(temporary):
-        temporary.write_text("ne")
-        raise error
-
-    with pytest.raises(error):
-        replace_file(path, write)
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["x.json"]
-
-
 def test_new_and_empty_folders_will_do(tmp_path):
     check_output(tmp_path / "a" / "b", ())
     assert not (tmp_path / "a" / "b").exists()
@@ -64,10 +31,10 @@ def test_new_and_empty_folders_will_do(tmp_path):
 
 
 def test_files_of_our_own_will_do_and_others_are_named(tmp_path):
-    for name in ("resume.pt", "model.safetensors.tmp"):
+    for name in ("resume.pt", "model.safetensors.partial"):
         (tmp_path / name).write_text("")
     check_output(tmp_path, ("resume.pt", "model.safetensors"))
-    assert sorted(os.listdir(tmp_path)) == ["model.safetensors.tmp", "resume.pt"]
+    assert sorted(os.listdir(tmp_path)) == ["model.safetensors.partial", "resume.pt"]
     with pytest.raises(FileExistsError, match=r"holds 'resume\.pt', from no stopped run"):
         check_output(tmp_path, ("model.safetensors",))
     for name in ("b.txt", "a.txt"):

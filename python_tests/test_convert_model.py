@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -185,7 +186,7 @@ def test_config_json_is_written_last_and_names_the_dtype(folder, tmp_path, monke
     config.pop("torch_dtype")
     written = []
     rename = os.replace
-    monkeypatch.setattr(os, "replace", lambda old, new: (written.append(new.name), rename(old, new)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (written.append(Path(new).name), rename(old, new)))
     for name in TOKENIZER_FILES:
         (path / name).write_text(name)
     save_checkpoint(tmp_path / "out", model, config | {"dtype": "float32"}, path)
@@ -195,3 +196,4 @@ def test_config_json_is_written_last_and_names_the_dtype(folder, tmp_path, monke
     found = json.loads((tmp_path / "out" / "config.json").read_text())
     assert found["dtype"] == found["torch_dtype"] == "bfloat16"
     assert len(os.listdir(tmp_path / "out")) == len(written)
+    assert all(file.stat().st_mode & 0o044 == 0o044 for file in (tmp_path / "out").iterdir())

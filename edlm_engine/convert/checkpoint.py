@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from edlm_engine.checkpoints.folder import Checkpoint, read_json
-from edlm_engine.convert.files import copy_tokenizer, replace_file
+from edlm_engine.convert.files import copy_tokenizer
 from edlm_engine.convert.mask_token import MaskToken, add_to_tokenizer
 from edlm_engine.convert.model import Decoder
 from edlm_engine.errors import CheckpointError
+from edlm_engine.files import replace_file
 
 
 def load_decoder(folder: str | Path) -> tuple[Decoder, dict]:
@@ -71,9 +72,12 @@ def save_checkpoint(
     tensors = {
         name: weight.detach().to("cpu", dtype).contiguous() for name, weight in decoder.state_dict().items()
     }
-    replace_file(
-        folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"})
-    )
+
+    def write_tensors(path: Path) -> None:
+        save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # safetensors makes files that their owner alone can read
+
+    replace_file(folder / "model.safetensors", write_tensors)
     copy_tokenizer(Path(tokenizer_from), folder)
     if mask and mask.new and mask.text:
         add_to_tokenizer(folder, mask)

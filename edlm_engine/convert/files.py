@@ -1,11 +1,12 @@
-"""Files that are never half written, and folders that are nobody else's."""
+"""The tokenizer's files, and folders to write that are nobody else's."""
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Container
+from collections.abc import Container
 from pathlib import Path
+
+from edlm_engine.files import replace_file
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -17,18 +18,6 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Call write(temporary path), then rename it to `path`, so that `path` is never half written."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
@@ -50,12 +39,12 @@ def check_output(folder: Path, ours: Container[str]) -> None:
         raise NotADirectoryError(f"{folder} is a file; choose a folder to write the checkpoint to")
     new = not folder.exists()
     names = [] if new else sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    if foreign := [name for name in names if name.removesuffix(".tmp") not in ours]:
+    if foreign := [name for name in names if name.removesuffix(".partial") not in ours]:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise FileExistsError(
             f"{folder} holds {foreign[0]!r}{more}, from no stopped run; choose a new or an empty folder"
         )
-    probe = folder / ".writable.tmp"
+    probe = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")

@@ -13,8 +13,9 @@ from sentencepiece import SentencePieceProcessor
 from edlm_engine.checkpoints.added_tokens import read_added_tokens, tokenizer_config
 from edlm_engine.checkpoints.folder import Checkpoint, read_json
 from edlm_engine.checkpoints.tokenizer import load_tokenizer
-from edlm_engine.convert.files import copy_tokenizer, replace_file
+from edlm_engine.convert.files import copy_tokenizer
 from edlm_engine.errors import CheckpointError
+from edlm_engine.files import replace_file
 
 NAME = "<|mask|>"  # of a new one, and looked for where no file names another
 

@@ -8,6 +8,7 @@ import time
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from edlm_engine.convert.config import TrainConfig
+from edlm_engine.printing import is_terminal
 
 LINE_EVERY_S = 10.0
 BAR_EVERY_S = 0.5
@@ -30,8 +31,7 @@ class Reporter:
             TextColumn("{task.completed}/{task.total}  {task.fields[note]}"),
             TimeRemainingColumn(),
         )
-        isatty = getattr(sys.stdout, "isatty", None)
-        self.bar = Progress(*columns, disable=not (isatty and isatty()))
+        self.bar = Progress(*columns, disable=not is_terminal(sys.stdout))
         self.task = self.bar.add_task(title, total=config.steps, completed=first, note="")
 
     def __enter__(self) -> Reporter:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from edlm_engine.convert.config import TrainConfig
 from edlm_engine.convert.divergence import Divergence
-from edlm_engine.convert.files import replace_file
 from edlm_engine.convert.interrupt import Interrupt
 from edlm_engine.convert.reporter import Reporter
+from edlm_engine.files import replace_file
 
 STATE_FILE = "resume.pt"  # in the folder to be written
 # Where a run computes and how often it saves does not change what is computed.

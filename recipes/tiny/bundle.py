@@ -11,7 +11,8 @@ from quick import sample
 from results import write_json
 from tokenizers import Tokenizer
 
-from edlm_engine.convert.checkpoint import load_decoder, replace_file
+from edlm_engine.convert.checkpoint import load_decoder
+from edlm_engine.files import replace_file
 
 ASSETS = Path(__file__).resolve().parents[2] / "edlm_engine" / "assets"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from edlm_engine.convert.checkpoint import replace_file
+from edlm_engine.files import replace_file
 
 
 def write_json(path: Path, value) -> None:
