@@ -58,13 +58,13 @@ def test_it_says_what_it_does_and_what_came_of_it(edlm, folders):
 def test_options_reach_the_conversion(edlm, folders, monkeypatch):
     base, out, data = folders
     seen = []
-    monkeypatch.setattr(package, "convert", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(package, "convert", lambda *arguments, hub: seen.append((*arguments, hub)))
     code, said, _ = edlm(
         "convert", base, out, data, *QUICK, "--learning-rate", "0.5", "--half-life-ratio", "0.25",
-        "--mask-token-id", "7", "--seed", "3", "--dtype", "bfloat16",
+        "--mask-token-id", "7", "--seed", "3", "--dtype", "bfloat16", "--revision", "main",
     )  # fmt: skip
     assert (code, said) == (0, "")  # not finished: no success is printed
-    assert seen[0][:3] == (str(base), out, data)
+    assert seen[0][:3] == (str(base), out, data) and seen[0][4] == {"revision": "main"}
     config = seen[0][3]
     assert (config.steps, config.rows, config.length, config.block_size, config.device) == (
         2,
@@ -130,7 +130,7 @@ def test_a_stop_at_once_says_what_there_is(edlm, folders, monkeypatch, saved):
         out.mkdir()
         (out / "resume.pt").write_text("")
 
-    def stop(*_):
+    def stop(*_, hub):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(package, "convert", stop)

@@ -275,7 +275,7 @@ def test_a_base_that_the_new_family_cannot_express_is_refused(base, data, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_bundled_names_and_what_the_run_says(tmp_path, capsys):
+def test_bundled_names_hub_ids_and_what_the_run_says(tmp_path, capsys, monkeypatch):
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"prompt": "Q: Sort [2, 1].\nA: ", "completion": "The result is [1, 2]."}))
     config = replace(QUICK, steps=1, rows=1)
@@ -284,6 +284,11 @@ def test_bundled_names_and_what_the_run_says(tmp_path, capsys):
     assert said[0].startswith("documents: 1, tokens: ")
     assert said[0].endswith(", mask token: '<|mask|>' (id 1), steps: 1 of 1 x 12 tokens, fp32 on cpu")
     assert said[1].startswith("conversion step 1/1  loss ")
+    asked = []
+    monkeypatch.setattr(conversion, "resolve", lambda *what: asked.append(what) or ASSETS / "edlm-tiny-ar")
+    assert not convert("some/model", tmp_path / "other", data, config, stop_after=0, hub={"revision": "r"})
+    assert asked == [("some/model", {"revision": "r"})]
+    monkeypatch.undo()
     with pytest.raises(CheckpointError, match="no bundled model"):
         convert("no-such-model", tmp_path / "other", data, config)
     assert (ASSETS / "edlm-tiny-ar" / "config.json").is_file() and not (tmp_path / "other").exists()

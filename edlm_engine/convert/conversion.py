@@ -114,9 +114,10 @@ def convert(
     *,
     stop_after: int | None = None,
     every: tuple[int, Callable[[Decoder, int], None]] | None = None,
+    hub: dict | None = None,
 ) -> bool:
-    """Convert the autoregressive checkpoint `base` (a folder, a bundled name or a hub id) into the
-    block-diffusion folder `out`.
+    """Convert the autoregressive checkpoint `base` (a folder, a bundled name or a hub id; `hub`: see
+    `resolve`) into the block-diffusion folder `out`.
 
     data: see `read_documents`. The state of the run is kept in `out`/resume.pt until it is done, and the
     same call goes on from there; `stop_after` stops early, at that step, and so does Ctrl-C
@@ -128,7 +129,7 @@ def convert(
     config, out = (config or ConversionConfig()).with_precision(), Path(out)
     device = config.torch_device()
     check_folders(out, data)
-    checkpoint = Checkpoint(resolve(base))
+    checkpoint = Checkpoint(resolve(base, hub))
     check_run(checkpoint, out, config)
     eos, mask = separator(checkpoint), choose_mask(checkpoint, config.mask_token_id)
     documents = read_documents(data, checkpoint.folder, eos, checkpoint.model.vocab_size)

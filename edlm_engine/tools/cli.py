@@ -152,7 +152,9 @@ def demo(
 
 
 @app.command()
+@from_the_hub
 def convert(
+    hub: dict,
     base: Annotated[str, typer.Argument(help="Autoregressive: a folder, bundled name or hub id.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; the same call resumes a stopped run.")],
     data: Annotated[Path, typer.Argument(help=".jsonl or .npy file of documents, or a folder of them.")],
@@ -187,7 +189,7 @@ def convert(
         bf16=precisions[dtype],
     )  # fmt: skip
     try:
-        finished = run(base, out, data, config)
+        finished = run(base, out, data, config, hub=hub)
     except FloatingPointError as error:
         raise ValueError(str(error)) from error
     except KeyboardInterrupt as stop:
