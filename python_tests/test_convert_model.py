@@ -114,10 +114,10 @@ def test_quantised_weights_cannot_be_trained(folder, tmp_path):
     ("changes", "message"),
     [
         ({"hidden_size": 2**20, "vocab_size": 2**24}, "has shape"),
-        ({"num_hidden_layers": 2**40}, r"'model\.layers\.2\..*' of shape .* is missing"),
-        ({"num_hidden_layers": 3}, r"'model\.layers\.2\..*' of shape .* is missing"),
+        ({"num_hidden_layers": 2**40}, r"model\.layers\.2\.|'num_hidden_layers' must be within"),
+        ({"num_hidden_layers": 3}, r"(tensor|lack) .*'model\.layers\.2\."),
         ({"num_hidden_layers": 1}, r"'model\.layers\.1\..*' and \d+ more has no place"),
-        ({"vocab_size": 2**62}, r"config\.json: no tensor can have such sizes"),
+        ({"vocab_size": 2**62}, r"config\.json: (no tensor can have such sizes|key 'vocab_size' must be)"),
         ({"intermediate_size": 2**70}, r"config\.json"),
     ],
 )

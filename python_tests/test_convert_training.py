@@ -249,7 +249,7 @@ def test_what_is_unfit_is_refused_before_the_model_is_loaded(base, data, tmp_pat
     refuse(ValueError, r"data\.jsonl:3: expected .*, found \{'prompt': 'a'\}")
     write_data(data)
     edit_config(base, eos_token_id=10)
-    refuse(ValueError, r"config\.json: eos_token_id 10 is outside the vocabulary of 10")
+    refuse(ValueError, r"config\.json: .*eos_token_id.* 10.* is outside the vocabulary")
     edit_config(base, eos_token_id=None)
     refuse(ValueError, r"config\.json: eos_token_id is missing")
 
