@@ -299,7 +299,10 @@ def test_messages_are_left_as_they_are(tmp_path):
     [
         (["hello"], r"messages\[0\] must be a mapping with 'role' and 'content', got 'hello'"),
         ([*MESSAGES, {"content": "x"}], r"messages\[1\] must have a 'role', got {'content': 'x'}"),
-        ([{"content": "x" * 10**6}], r"messages\[0\] must have a 'role', got {'content': 'x{30,60}\.\.\.x{30,60}'}$"),
+        (
+            [{"content": "x" * 10**6}],
+            r"messages\[0\] must have a 'role', got {'content': 'x{30,60}\.\.\.x{30,60}'}$",
+        ),
         ([MESSAGES], r"messages\[0\] must be a mapping"),
         ("hello", r"messages must be a list of messages, got 'hello'"),
         (MESSAGES[0], r"messages must be a list of messages, got {'content'"),

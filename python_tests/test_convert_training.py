@@ -10,7 +10,8 @@ from convert_tools import BASE_CONFIG, MASK, QUICK, tiny_decoder, write_base, wr
 from safetensors.torch import load_file
 
 from edlm_engine import CheckpointError, Engine
-from edlm_engine.checkpoints.folder import ASSETS, Checkpoint
+from edlm_engine.checkpoints.checkpoint import Checkpoint
+from edlm_engine.checkpoints.folder import ASSETS
 from edlm_engine.convert import conversion, convert
 from edlm_engine.convert.checkpoint import load_decoder, save_checkpoint
 from edlm_engine.convert.loss import Batch, diffusion_loss

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from edlm_engine.checkpoints.folder import Checkpoint, read_json
+from edlm_engine.checkpoints.checkpoint import Checkpoint
+from edlm_engine.checkpoints.folder import read_json
 from edlm_engine.convert.files import copy_tokenizer
 from edlm_engine.convert.mask_token import MaskToken, add_to_tokenizer
 from edlm_engine.convert.model import Decoder

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edlm_engine.checkpoints.folder import Checkpoint, read_json, resolve
+from edlm_engine.checkpoints.checkpoint import Checkpoint
+from edlm_engine.checkpoints.folder import read_json, resolve
 from edlm_engine.convert.checkpoint import check_trainable, decoder_of, save_checkpoint
 from edlm_engine.convert.config import ConversionConfig
 from edlm_engine.convert.data import Batches, Documents, data_files, read_documents

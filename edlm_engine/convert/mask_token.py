@@ -11,7 +11,8 @@ import tokenizers
 from sentencepiece import SentencePieceProcessor
 
 from edlm_engine.checkpoints.added_tokens import read_added_tokens, tokenizer_config
-from edlm_engine.checkpoints.folder import Checkpoint, read_json
+from edlm_engine.checkpoints.checkpoint import Checkpoint
+from edlm_engine.checkpoints.folder import read_json
 from edlm_engine.checkpoints.tokenizer import load_tokenizer
 from edlm_engine.convert.files import copy_tokenizer
 from edlm_engine.errors import CheckpointError
