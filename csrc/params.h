@@ -23,6 +23,8 @@ struct e4m3 {
 
 enum class DType : std::int32_t { f32, bf16, f16, u8, e4m3 }; // the last two only of quantised rows
 
+constexpr std::int64_t kMaxHeadDim = 1024;
+
 constexpr std::int64_t element_size(DType dtype) {
   return dtype == DType::f32 ? 4 : dtype == DType::bf16 || dtype == DType::f16 ? 2 : 1;
 }

@@ -6,7 +6,7 @@
 
 namespace edlm {
 
-constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a / b + (a % b > 0 ? 1 : 0); }
 
 // Work of an item is counted in elements read or written; a core does some kMacsPerElement multiply-adds of a matrix
 // product in that time. Below about kGrain elements (some 10 microseconds) a second thread costs more than it brings.
@@ -30,11 +30,13 @@ constexpr std::int64_t kKeyTile = 128;
 constexpr std::int64_t kKeyGroup = 16;
 
 // Keys of a work item at most, a multiple of kKeyTile. Fewer heads than threads must not leave threads idle behind a long
-// prefix; rows that see different keys (prompts) are many anyway.
+// prefix. A block of many tiles of rows keeps them busy, and its partial results would take gigabytes; so do rows that
+// see different keys (prompts).
 constexpr std::int64_t kKeySplit = 2048;
+constexpr std::int64_t kManyTiles = 256;
 
-constexpr std::int64_t key_splits(std::int64_t keys, bool same_for_all_rows) {
-  return same_for_all_rows ? std::max<std::int64_t>(1, ceil_div(keys, kKeySplit)) : 1;
+constexpr std::int64_t key_splits(std::int64_t keys, bool same_for_all_rows, std::int64_t tiles) {
+  return same_for_all_rows && tiles < kManyTiles ? std::max<std::int64_t>(1, ceil_div(keys, kKeySplit)) : 1;
 }
 
 // Row statistics: hidden rows and ids whose logits are held at a time, and ids that are sampled together.

@@ -24,7 +24,14 @@ __all__ = ["PANEL", "pack_fp8_weight", "pack_int8_weight", "pack_weight", "unpac
 
 _LIBRARY = Path(__file__).with_name("_C.so")
 if not _LIBRARY.exists():
-    raise ImportError(f"{_LIBRARY} is missing: build it with `pip install --no-build-isolation -e .`")
+    _root = Path(__file__).parents[1]
+    if (_root / "csrc").is_dir():
+        raise ImportError(
+            f"{_LIBRARY} is missing, since this is edlm_engine's source tree, which was not built: start "
+            f"Python in another folder to use an installed edlm_engine, or build this one with "
+            f"`pip install --no-build-isolation -e {_root}`"
+        )
+    raise ImportError(f"{_LIBRARY} is missing: install edlm_engine anew, which builds it")
 torch.ops.load_library(_LIBRARY)
 _edlm = torch.ops.edlm
 
@@ -210,7 +217,7 @@ def unmask(state: Tensor, ids: Tensor, stats: Tensor, first_row: Tensor) -> None
     The slot's rule (RULES; csrc/step/commit_rule.h) orders the open positions among them by its key, ties by
     position, and commits a prefix of that order, at least the first: their chosen tokens, with confidence and
     the step as commit_step. step grows by 1; status becomes 1 where no position is open any more, else 0. A
-    NaN confidence or an id below 0 in any of its rows sets status -1 and changes nothing else of the slot.
+    NaN or a chosen id below 0 in any of its rows sets status -1 and changes nothing else of the slot.
     """
     _edlm.unmask.default(state, ids, stats, first_row)
 

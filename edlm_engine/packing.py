@@ -6,6 +6,7 @@ from torch import Tensor
 PANEL = 32  # CPU: outputs that lie together
 GROUP = 64  # GPU: outputs that lie together, kGroupOutputs in csrc/plan_cuda.h
 STEP = 64  # GPU: bytes along the inputs that lie together, kStepBytes
+MOST_INPUTS = 66000  # of one byte: sums of 255 * 127 still fit into int32 (csrc/ops/linear.cpp)
 
 
 def on_gpu(device: torch.device) -> bool:
@@ -28,8 +29,10 @@ def pack_int8_weight(weight: Tensor, scale: Tensor) -> Tensor:
     ops.linear().
 
     CPU: [panels, inputs / 4 + 2, PANEL], behind a panel's units the sums of its columns and the scales.
-    GPU: [groups, words], behind a group's words the scales.
+    GPU: [groups, words], behind a group's words the scales. Raises ValueError for more than MOST_INPUTS
+    inputs.
     """
+    _check_one_byte_inputs(weight)
     if on_gpu(weight.device):
         return _fragments(weight, scale)
     packed = _panels(weight, 2)
@@ -47,7 +50,16 @@ def pack_fp8_weight(weight: Tensor, scale: Tensor) -> Tensor:
     """The same for float8_e4m3fn, on a GPU only."""
     if not on_gpu(weight.device):
         raise ValueError("a float8 weight is packed for a GPU only; the CPU has int8 kernels")
+    _check_one_byte_inputs(weight)
     return _fragments(weight, scale)
+
+
+def _check_one_byte_inputs(weight: Tensor):
+    if weight.shape[1] > MOST_INPUTS:
+        raise ValueError(
+            f"a weight of one-byte elements has at most {MOST_INPUTS} inputs, so that sums fit into int32, "
+            f"got {weight.shape[1]}; without quantization there is no such limit"
+        )
 
 
 def unpack_weight(packed: Tensor, outputs: int, inputs: int, dtype: torch.dtype) -> Tensor:

@@ -180,6 +180,8 @@ def test_bad_arguments():
         ops.quantize_rows(x, torch.zeros(2, 7, dtype=torch.uint8), torch.zeros(2))
     with pytest.raises(ValueError, match="multiple of 4 bytes along its inputs, got 3 inputs"):
         ops.pack_weight(torch.zeros(5, 3).bfloat16())
+    with pytest.raises(ValueError, match=r"one-byte elements has at most 66000 inputs, .* got 66004"):
+        ops.pack_int8_weight(torch.zeros(1, 66004, dtype=torch.int8), torch.ones(1))
     with pytest.raises(ValueError, match="edlm::quantize_rows: q: float8 runs on a GPU only"):
         ops.quantize_rows(x, torch.zeros(2, 8).to(torch.float8_e4m3fn), torch.zeros(2))
     with pytest.raises(ValueError, match="edlm::linear: x: float8 runs on a GPU only"):

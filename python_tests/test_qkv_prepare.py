@@ -56,7 +56,7 @@ def test_overwrites_what_a_noisy_step_left(dtype):
             {"k_cache": CACHE_24, "v_cache": CACHE_24},
             "k_cache: want a page size that is a power of two .* got 24",
         ),
-        ({"q": torch.zeros(18, 3, 24)}, "q: want a head size that is a multiple of 16, got 24"),
+        ({"q": torch.zeros(18, 3, 24)}, "q: want a head size that is a multiple of 16, up to 1024, got 24"),
     ],
 )
 def test_bad_arguments(change, message):

@@ -63,6 +63,7 @@ const char* why_no_kernels() {
   static const std::string reason = [] {
     const std::string wanted = forced_isa(), built = std::string(",") + compiled_isas() + ",";
     const bool known = built.find("," + wanted + ",") != std::string::npos;
+    if (wanted.empty()) return std::string("this machine has no instruction set of this build: ") + compiled_isas();
     return "EDLM_ISA=" + wanted + (known ? ": this machine lacks it" : ": no such instruction set in this build") +
            "; built: " + compiled_isas();
   }();

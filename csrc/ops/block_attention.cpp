@@ -8,12 +8,13 @@
 namespace edlm {
 namespace {
 
+constexpr std::int64_t kMaxRows = std::int64_t{1} << 31; // what an AttentionTile counts with
 constexpr int kBlockFields = sizeof(QueryBlock) / sizeof(std::int32_t);
 
 void check_block(const Check& check, const QueryBlock& b, std::int64_t i, std::int64_t rows, const PagedCache& cache) {
   check.that(b.slot < cache.slots && b.slot >= -1, "query_blocks[", i, "]: slot: want -1 or a row of page_table (",
              cache.slots, "), got ", b.slot);
-  check.that(b.length > 0 && b.row >= 0 && b.row + b.length <= rows, "query_blocks[", i, "]: want rows within the ",
+  check.that(b.length > 0 && b.row >= 0 && b.row <= rows - b.length, "query_blocks[", i, "]: want rows within the ",
              rows, " of q, got row ", b.row, ", length ", b.length);
   const std::int64_t least = b.causal ? b.length : 1, most = cache.max_pages * cache.page_size;
   check.that(b.kv_len >= least && b.kv_len <= most, "query_blocks[", i, "]: kv_len: want ", least, " to ", most,
@@ -25,21 +26,36 @@ void check_block(const Check& check, const QueryBlock& b, std::int64_t i, std::i
   }
 }
 
+// All blocks, which together have at most the rows of q: two that shared some would write them twice, and the memory
+// for parts of the keys would know no bound.
+void check_blocks(const Check& check, const BlockAttentionParams& p) {
+  std::int64_t rows = 0;
+  for (std::int64_t i = 0; i < p.num_blocks; ++i) {
+    if (p.blocks[i].slot == -1) continue;
+    check_block(check, p.blocks[i], i, p.rows, p.cache);
+    rows += p.blocks[i].length;
+  }
+  check.that(rows <= p.rows, "query_blocks: want at most the ", p.rows, " rows of q in all, got ", rows);
+}
+
 // The work items, the cost of one, and the rows of partial results.
 struct Work {
   std::vector<AttentionTile> tiles;
   std::int64_t cost = 0, partial_rows = 0;
 };
 
-Work tiles_of(const BlockAttentionParams& p, std::int64_t blocks) {
+Work tiles_of(const Check& check, const BlockAttentionParams& p) {
   Work work;
   const std::int64_t group = p.heads / p.kv_heads;
-  std::int64_t total = 0;
-  for (std::int32_t b = 0; b < blocks; ++b) {
+  double total = 0;
+  for (std::int32_t b = 0; b < p.num_blocks; ++b) {
     if (p.blocks[b].slot < 0) continue;
     const std::int64_t packed = p.blocks[b].length * group;
-    total += 2 * packed * p.kv_heads * p.blocks[b].kv_len * p.head_dim;
-    const std::int64_t splits = key_splits(p.blocks[b].kv_len, !p.blocks[b].causal || p.blocks[b].length == 1);
+    total += 2.0 * packed * p.kv_heads * p.blocks[b].kv_len * p.head_dim;
+    const std::int64_t splits = key_splits(p.blocks[b].kv_len, !p.blocks[b].causal || p.blocks[b].length == 1,
+                                           ceil_div(packed, kRowTile) * p.kv_heads);
+    check.that(work.partial_rows + splits * packed * p.kv_heads < kMaxRows, "query_blocks[", b, "]: want less than ",
+               kMaxRows, " rows of heads and parts of the keys in all, got a kv_len of ", p.blocks[b].kv_len);
     for (std::int32_t head = 0; head < p.kv_heads; ++head)
       for (std::int64_t first = 0; first < packed; first += kRowTile) {
         const std::int64_t count = std::min(kRowTile, packed - first);
@@ -51,7 +67,7 @@ Work tiles_of(const BlockAttentionParams& p, std::int64_t blocks) {
         }
       }
   }
-  work.cost = work.tiles.empty() ? 0 : total / kMacsPerElement / static_cast<std::int64_t>(work.tiles.size());
+  if (!work.tiles.empty()) work.cost = static_cast<std::int64_t>(total / kMacsPerElement / work.tiles.size());
   return work;
 }
 
@@ -82,7 +98,7 @@ void block_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
   const ScalarType type = q.scalar_type();
   check.dense("q", q, type, {kAny, kAny, kAny});
   const std::int64_t rows = q.size(0), heads = q.size(1), dim = q.size(2);
-  check.that(dim > 0 && dim % 16 == 0, "q: want a head size that is a multiple of 16, got ", dim);
+  check.head_dim("q", dim);
   check.dense("out", out, type, {rows, heads, dim})
       .dense("k_cache", k_cache, type, {kAny, kAny, kAny, dim})
       .dense("query_blocks", query_blocks, ScalarType::Int, {kAny, kBlockFields});
@@ -93,18 +109,17 @@ void block_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cac
   check.that(params.kv_heads > 0 && heads % params.kv_heads == 0, "q: want a multiple of the ", params.kv_heads,
              " heads of k_cache, got ", heads);
   params.cache = paged_cache(check, k_cache, v_cache, page_table, params.kv_heads, dim);
+  check.apart({{"out", &out}}, {{"query_blocks", &query_blocks}, {"page_table", &page_table}});
   params.q = data(q);
   params.out = data(out);
   params.blocks = data<QueryBlock>(query_blocks);
-  const std::int64_t blocks = query_blocks.size(0);
   params.rows = rows;
-  params.num_blocks = blocks;
+  params.num_blocks = query_blocks.size(0);
   if constexpr (kHasGpu)
     if (check.on_gpu()) return attend_on_gpu(check, params, q);
-  for (std::int64_t i = 0; i < blocks; ++i)
-    if (params.blocks[i].slot != -1) check_block(check, params.blocks[i], i, rows, params.cache);
+  check_blocks(check, params);
 
-  const Work work = tiles_of(params, blocks);
+  const Work work = tiles_of(check, params);
   const auto tiles = static_cast<std::int64_t>(work.tiles.size());
   params.tiles = work.tiles.data();
   params.partial = reinterpret_cast<float*>(scratch<1>(work.partial_rows * (dim + 2) * sizeof(float)));

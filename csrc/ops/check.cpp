@@ -3,6 +3,8 @@
 namespace edlm {
 namespace {
 
+constexpr std::int64_t kMaxSize = std::int64_t{1} << 31; // of a dimension
+
 std::string shape_text(const std::int64_t* sizes, std::size_t dims) {
   std::string out = "[";
   for (std::size_t i = 0; i < dims; ++i) {
@@ -12,17 +14,35 @@ std::string shape_text(const std::int64_t* sizes, std::size_t dims) {
   return out + "]";
 }
 
-bool fits(const Tensor& tensor, std::initializer_list<std::int64_t> shape) {
-  if (tensor.dim() != static_cast<std::int64_t>(shape.size())) return false;
-  std::int64_t i = 0;
+bool fits(const std::int64_t* sizes, std::size_t dims, std::initializer_list<std::int64_t> shape) {
+  if (dims != shape.size()) return false;
   for (const std::int64_t size : shape)
-    if (const std::int64_t got = tensor.size(i++); size != kAny && got != size) return false;
+    if (const std::int64_t got = *sizes++; size != kAny && got != size) return false;
   return true;
 }
 
 bool is_floating(ScalarType dtype) {
   return dtype == ScalarType::Float || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half;
 }
+
+std::size_t size_of(ScalarType dtype) {
+  return dtype == ScalarType::Float || dtype == ScalarType::Int ? 4 : is_floating(dtype) ? 2 : 1; // what the ops take
+}
+
+// The bytes of a tensor that dense() has let pass; none of one that is not given.
+struct Memory {
+  explicit Memory(const Tensor* tensor) {
+    if (!tensor) return;
+    begin = static_cast<const char*>(tensor->data_ptr());
+    end = begin + tensor->numel() * static_cast<std::int64_t>(size_of(tensor->scalar_type()));
+  }
+
+  bool overlaps(const Memory& other) const {
+    return begin != end && other.begin != other.end && begin < other.end && other.begin < end;
+  }
+
+  const char *begin = nullptr, *end = nullptr;
+};
 
 } // namespace
 
@@ -42,15 +62,30 @@ bool Check::is_here(const Tensor& tensor) const {
 const Check& Check::dense(const char* name, const Tensor& tensor, ScalarType dtype,
                           std::initializer_list<std::int64_t> shape) const {
   const bool contiguous = tensor.is_contiguous(), here = is_here(tensor);
-  if (!here || !contiguous || tensor.scalar_type() != dtype || !fits(tensor, shape))
-    that(false, name, ": want contiguous ", toString(dtype), " ", shape_text(shape.begin(), shape.size()), " on ",
-         gpu_ < 0 ? "cpu" : "cuda:" + std::to_string(gpu_), ", got ", contiguous ? "" : "non-contiguous ",
-         toString(tensor.scalar_type()), " ", shape_text(tensor.sizes().data(), tensor.dim()),
+  const auto sizes = tensor.sizes();
+  if (!here || !contiguous || tensor.scalar_type() != dtype || !fits(sizes.data(), sizes.size(), shape))
+    that(false, name, ": want contiguous ", toString(dtype), " ", shape_text(shape.begin(), shape.size()),
+         " on ", gpu_ < 0 ? "cpu" : "cuda:" + std::to_string(gpu_), ", got ", contiguous ? "" : "non-contiguous ",
+         toString(tensor.scalar_type()), " ", shape_text(sizes.data(), sizes.size()),
          here ? "" : " on another device");
+  for (const std::int64_t size : sizes) that(size < kMaxSize, name, ": want sizes below 2^31, got ", size);
   if (on_gpu_ && is_floating(dtype)) // the kernels move 16 bytes at a time
     that(reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) % 16 == 0, name,
          ": want memory aligned to 16 bytes, got a view that is not");
   return *this;
+}
+
+void Check::head_dim(const char* name, std::int64_t dim) const {
+  that(dim > 0 && dim % 16 == 0 && dim <= kMaxHeadDim, name, ": want a head size that is a multiple of 16, up to ",
+       kMaxHeadDim, ", got ", dim);
+}
+
+void Check::apart(std::initializer_list<Argument> written, std::initializer_list<Argument> read) const {
+  for (const Argument& r : read) {
+    const Memory memory(r.tensor);
+    for (const Argument& w : written)
+      that(!memory.overlaps(Memory(w.tensor)), w.name, ": want memory apart from ", r.name, ", got some of its");
+  }
 }
 
 void* Check::optional(const char* name, const OptionalTensor& tensor, ScalarType dtype,

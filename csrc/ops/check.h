@@ -20,6 +20,12 @@ using OptionalTensor = std::optional<Tensor>;
 
 constexpr std::int64_t kAny = -1;
 
+// A tensor that an argument's name stands for.
+struct Argument {
+  const char* name;
+  const Tensor* tensor; // null: not given
+};
+
 template <class... Parts>
 std::string text(const Parts&... parts) {
   std::ostringstream out;
@@ -42,13 +48,26 @@ class Check {
     if (!condition) throw std::invalid_argument(text(op_, ": ", parts...));
   }
 
-  // A dense tensor of the given shape (kAny: any size).
+  // A dense tensor of the given shape (kAny: any size). No size reaches 2^31, so that products of two are exact in 64
+  // bits, whatever the others are: a tensor without elements may have any.
   const Check& dense(const char* name, const Tensor& tensor, ScalarType dtype,
                      std::initializer_list<std::int64_t> shape) const;
 
   // The same for optional tensors; null where absent.
   void* optional(const char* name, const OptionalTensor& tensor, ScalarType dtype,
                  std::initializer_list<std::int64_t> shape) const;
+
+  // Rows of at least one column: without, there could be any number of them.
+  void columns(const char* name, std::int64_t columns) const {
+    that(columns > 0, name, ": want at least one column, got 0");
+  }
+
+  // A multiple of 16 up to kMaxHeadDim.
+  void head_dim(const char* name, std::int64_t dim) const;
+
+  // No memory is both in what the op writes and in what it was told where to write or to read: that would change
+  // behind the checks.
+  void apart(std::initializer_list<Argument> written, std::initializer_list<Argument> read) const;
 
   // float32 or bfloat16; on a GPU also float16.
   DType dtype(const char* name, const Tensor& tensor) const;

@@ -55,6 +55,7 @@ void quantize_rows(const Tensor& x, const Tensor& q, const Tensor& scale) {
   const DType dtype = check.dtype("x", x);
   check.dense("x", x, x.scalar_type(), {kAny, kAny});
   const std::int64_t rows = x.size(0), columns = x.size(1);
+  check.columns("x", columns);
   const QuantizedOut out = quantized_out(check, q, scale, rows, columns);
   const QuantizeRowsParams params{dtype, rows, columns, data(x), out.q, out.scale, out.dtype};
   if constexpr (kHasGpu)

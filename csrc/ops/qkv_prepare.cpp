@@ -35,7 +35,7 @@ void qkv_prepare(const Tensor& qkv, const OptionalTensor& bias, const OptionalTe
   const ScalarType type = qkv.scalar_type();
   check.dense("q", q, type, {kAny, kAny, kAny});
   const std::int64_t rows = q.size(0), heads = q.size(1), dim = q.size(2);
-  check.that(dim > 0 && dim % 16 == 0, "q: want a head size that is a multiple of 16, got ", dim);
+  check.head_dim("q", dim);
   check.dense("k_cache", k_cache, type, {kAny, kAny, kAny, dim});
   const std::int64_t kv_heads = k_cache.size(1), width = (heads + 2 * kv_heads) * dim;
   params.cache = paged_cache(check, k_cache, v_cache, page_table, kv_heads, dim);
@@ -43,6 +43,8 @@ void qkv_prepare(const Tensor& qkv, const OptionalTensor& bias, const OptionalTe
       .dense("cos_sin", cos_sin, ScalarType::Float, {kAny, dim})
       .dense("slots", slots, ScalarType::Int, {rows})
       .dense("positions", positions, ScalarType::Int, {rows});
+  check.apart({{"k_cache", &k_cache}, {"v_cache", &v_cache}, {"q", &q}},
+              {{"slots", &slots}, {"positions", &positions}, {"page_table", &page_table}});
   params.rows = rows;
   params.heads = heads;
   params.kv_heads = kv_heads;

@@ -12,6 +12,7 @@ void rms_norm(const Tensor& x, const OptionalTensor& delta, const Tensor& weight
   const ScalarType type = x.scalar_type();
   check.dense("x", x, type, {kAny, kAny});
   const std::int64_t rows = x.size(0), hidden = x.size(1);
+  check.columns("x", hidden);
   const void* delta_data = check.optional("delta", delta, type, {rows, hidden});
   check.dense("weight", weight, type, {hidden}).dense("out", out, type, {rows, hidden});
 

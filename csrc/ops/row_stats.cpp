@@ -73,6 +73,10 @@ void row_stats_on_gpu(RowStatsParams p, const GpuScope& gpu, const Tensor& hidde
   });
 }
 
+void check_vocab(const Check& check, std::int64_t vocab) {
+  check.that(vocab > 0 && vocab < (1 << 24), "weight: want 1 to 2^24 - 1 rows, got ", vocab);
+}
+
 // Everything but hidden and weight, whose sizes must be in params.
 void take_arguments(const Check& check, RowStatsParams& params, const Tensor& state, const Tensor& slots,
                     const Tensor& positions, std::int64_t forbidden_id, const Tensor& ids, const Tensor& stats) {
@@ -81,8 +85,8 @@ void take_arguments(const Check& check, RowStatsParams& params, const Tensor& st
       .dense("positions", positions, ScalarType::Int, {params.rows})
       .dense("ids", ids, ScalarType::Int, {params.rows, IdColumn::count})
       .dense("stats", stats, ScalarType::Float, {params.rows, StatColumn::count});
-  check.that(params.vocab > 0 && params.vocab < (1 << 24), "weight: want 1 to 2^24 - 1 rows, got ", params.vocab);
-  check.that(params.hidden_size > 0, "hidden: want at least one column, got 0");
+  check.apart({{"ids", &ids}, {"stats", &stats}}, {{"state", &state}, {"slots", &slots}, {"positions", &positions}});
+  check.columns("hidden", params.hidden_size);
   check.that(forbidden_id >= -1 && forbidden_id < params.vocab, "forbidden_id: want -1 or a row of weight (",
              params.vocab, "), got ", forbidden_id);
   params.slots = data<std::int32_t>(slots);
@@ -128,6 +132,7 @@ void row_stats(const Tensor& hidden, const Tensor& weight, const Tensor& state, 
   params.hidden_size = hidden.size(1);
   check.dense("weight", weight, hidden.scalar_type(), {kAny, params.hidden_size});
   params.vocab = weight.size(0);
+  check_vocab(check, params.vocab);
   params.hidden = data(hidden);
   params.weight = data(weight);
   take_arguments(check, params, state, slots, positions, forbidden_id, ids, stats);
@@ -153,6 +158,7 @@ void row_stats_quantized(const Tensor& hidden, const Tensor& hidden_scale, const
   params.hidden_size = hidden.size(1);
   params.vocab = vocab;
   check_quantized_inputs(check, "hidden", hidden);
+  check_vocab(check, vocab);
   check.dense("hidden_scale", hidden_scale, ScalarType::Float, {params.rows});
   if (!check.on_gpu())
     check.dense("weight", weight, ScalarType::Int, {ceil_div(vocab, kPanel), params.hidden_size / 4 + 2, kPanel});

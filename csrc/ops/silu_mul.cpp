@@ -11,6 +11,7 @@ void silu_mul(const Tensor& gate_up, const Tensor& out, const OptionalTensor& q,
   const ScalarType type = gate_up.scalar_type();
   check.dense("out", out, type, {kAny, kAny});
   const std::int64_t rows = out.size(0), inner = out.size(1);
+  check.columns("out", inner);
   check.dense("gate_up", gate_up, type, {rows, 2 * inner});
 
   const SiluMulParams params{dtype, rows, inner, data(gate_up), data(out),

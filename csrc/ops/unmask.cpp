@@ -1,5 +1,7 @@
 #include "../step/unmask.h"
 
+#include <limits>
+
 #include "../cpu/dispatch.h"
 #include "gpu.h"
 #include "ops.h"
@@ -7,6 +9,8 @@
 
 namespace edlm {
 namespace {
+
+constexpr std::int32_t kLargest = std::numeric_limits<std::int32_t>::max();
 
 void check_slots(const Check& check, const UnmaskParams& p, std::int64_t rows) {
   for (std::int64_t s = 0; s < p.state.slots; ++s) {
@@ -16,6 +20,8 @@ void check_slots(const Check& check, const UnmaskParams& p, std::int64_t rows) {
                p.state.max_block, " in slot ", s, ", got ", b.slot.block_length);
     check.that(b.slot.rule >= 0 && b.slot.rule < static_cast<std::int32_t>(Rule::count), "state: want a rule of 0 to ",
                static_cast<std::int32_t>(Rule::count) - 1, " in slot ", s, ", got ", b.slot.rule);
+    check.that(b.slot.step >= 0 && b.slot.step < kLargest, "state: want a step of 0 to ", kLargest - 1, " in slot ", s,
+               ", got ", b.slot.step);
     std::int64_t wanted = 0;
     for (std::int32_t j = 0; j < b.slot.block_length; ++j) wanted += b.wanted[j] != 0;
     check.that(p.first_row[s] >= 0 && p.first_row[s] + wanted <= rows, "first_row[", s, "]: want ", wanted,
@@ -33,6 +39,7 @@ void unmask(const Tensor& state, const Tensor& ids, const Tensor& stats, const T
   const std::int64_t rows = ids.size(0);
   check.dense("stats", stats, ScalarType::Float, {rows, StatColumn::count})
       .dense("first_row", first_row, ScalarType::Int, {p.state.slots});
+  check.apart({{"state", &state}}, {{"ids", &ids}, {"stats", &stats}, {"first_row", &first_row}});
   p.ids = data<std::int32_t>(ids);
   p.stats = data<float>(stats);
   p.first_row = data<std::int32_t>(first_row);

@@ -32,8 +32,10 @@ struct Candidate {
 };
 
 // How many of m positions a step of the fixed schedule of n steps commits: floor(m / n), in the first m mod n one more.
+// n is held to 1 ... m: no number of a request may divide by zero.
 EDLM_DEVICE int scheduled(int positions, float steps, int step) {
-  const int n = steps < static_cast<float>(positions) ? static_cast<int>(steps) : positions;
+  const int most = positions > 1 ? positions : 1;
+  const int n = !(steps < static_cast<float>(most)) ? most : steps > 1 ? static_cast<int>(steps) : 1;
   return positions / n + (step < positions % n ? 1 : 0);
 }
 

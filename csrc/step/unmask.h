@@ -34,8 +34,8 @@ EDLM_DEVICE int find_candidates(const Block& b, const std::int32_t* ids, const f
     const int row = rows + lanes.sum_before(wanted), at = candidates + lanes.sum_before(candidate);
     if (wanted) {
       const float* own = stats + static_cast<std::int64_t>(row) * StatColumn::count;
-      const float confidence = own[StatColumn::p_chosen];
-      spoilt |= ids[static_cast<std::int64_t>(row) * IdColumn::count + IdColumn::chosen] < 0 || confidence != confidence;
+      spoilt |= ids[static_cast<std::int64_t>(row) * IdColumn::count + IdColumn::chosen] < 0 ? 1 : 0;
+      for (int column = 0; column < StatColumn::count; ++column) spoilt |= own[column] != own[column] ? 1 : 0;
       if (candidate) {
         s.key[at] = rule_key(b, own, j);
         s.position[at] = j;

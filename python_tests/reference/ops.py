@@ -198,7 +198,7 @@ def unmask(state: BlockState, ids: Tensor, stats: Tensor, first_row: Tensor) -> 
         inside = torch.arange(state.tokens.shape[1]) < state.block_length[s]
         wanted = (state.wanted[s] != 0) & inside
         row = int(first_row[s]) + wanted.cumsum(0) - 1  # of each wanted position
-        if bool((ids[row[wanted], 1] < 0).any()) or bool(stats[row[wanted], 4].isnan().any()):
+        if bool((ids[row[wanted], 1] < 0).any()) or bool(stats[row[wanted]].isnan().any()):
             state.status[s] = -1
             continue
         candidates = wanted & (state.open[s] != 0)
