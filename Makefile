@@ -3,11 +3,12 @@ NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11, \
   $(shell $(p) $(NEW_ENOUGH) 2>/dev/null && echo $(p))) python3)
 TORCH := torch==2.13.0
+CASES := 40000
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 
-.PHONY: help demo test bench compare clean
+.PHONY: help demo test fuzz package bench compare clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -18,6 +19,12 @@ demo: .venv/.installed ## watch the bundled model solve a problem, block by bloc
 
 test: .venv/.installed ## lint, format check and tests
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest
+
+fuzz: .venv/.installed ## tens of thousands of hostile inputs (CASES=40000)
+	@EDLM_FUZZ=$(CASES) $(BIN)/python -m pytest python_tests/test_fuzz_*.py
+
+package: .venv/.installed ## sdist and wheel, each installed in a fresh environment and used from there
+	@EDLM_PACKAGE="$(TORCH)" $(BIN)/python -m pytest python_tests/test_package.py
 
 bench: .venv/.installed ## benchmarks of the ops, single-threaded; bench/record.py keeps the results
 	@mkdir -p build

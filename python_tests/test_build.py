@@ -3,11 +3,12 @@
 import os
 import re
 import subprocess
-import tomllib
+import sys
 from pathlib import Path
 
 import pytest
 
+import edlm_engine
 from edlm_engine import ops
 
 ROOT = Path(__file__).parent.parent
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 def test_build_info():
     info = ops.build_info()
-    assert info["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert info["version"] == edlm_engine.__version__
     assert info["isa"] in info["compiled_isas"].split(",")
     assert info["compiled_isas"].endswith("scalar")
     assert info["cuda"] == bool(info["cuda_architectures"])
@@ -42,7 +43,23 @@ def test_every_source_is_listed_once():
     assert sorted(name for name in listed if "host_sim" not in name) == sorted(on_disk)
 
 
-@pytest.mark.parametrize("missing", ["python", "compiler", "old compiler", "cmake", "old cmake"])
+SAYS = {"python": "Python >= 3.11", "compiler": r"a C\+\+17 compiler", "cmake": "CMake >= 3.22"}
+MISSING = ("compiler", "old compiler", "cmake", "old cmake")
+
+
+def without(missing: str, folder: Path) -> dict[str, str]:
+    """Variables of an environment in which that tool is missing, or an old one is there."""
+    variables = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    if "compiler" in missing:
+        variables["CXX"] = "false" if "old" in missing else "no-such-compiler"
+    if "cmake" in missing:
+        script = "#!/bin/sh\necho 'cmake version 3.16.3'" if "old" in missing else "#!/bin/false"
+        (folder / "cmake").write_text(script)
+        (folder / "cmake").chmod(0o755)
+    return variables
+
+
+@pytest.mark.parametrize("missing", ["python", *MISSING])
 def test_make_says_what_is_missing(missing, tmp_path):
     """In a folder with the build's files alone; where Python is not what is missing, it counts as set up."""
     (tmp_path / "csrc").mkdir()
@@ -50,23 +67,29 @@ def test_make_says_what_is_missing(missing, tmp_path):
         (tmp_path / name).write_text((ROOT / name).read_text())
     tools = tmp_path / "tools"
     tools.mkdir()
-    variables = {"PYTHON": "python3", "CXX": "c++", "PATH": f"{tools}:{os.environ['PATH']}"}
-    if missing == "python":
-        variables["PYTHON"] = "no-such-python"
-    else:
+    if missing != "python":
         (tmp_path / ".venv").mkdir()
         (tmp_path / ".venv/.torch").touch()
-    if "compiler" in missing:
-        variables["CXX"] = "false" if "old" in missing else "no-such-compiler"
-    if "cmake" in missing:
-        (tools / "cmake").write_text(
-            "#!/bin/sh\necho 'cmake version 3.16.3'" if "old" in missing else "#!/bin/false"
-        )
-        (tools / "cmake").chmod(0o755)
+    python = "no-such-python" if missing == "python" else "python3"
     result = subprocess.run(
-        ["make", "-C", tmp_path, "test", f"PYTHON={variables['PYTHON']}"],
-        env=os.environ | variables, capture_output=True, text=True, timeout=60,
+        ["make", "-C", tmp_path, "test", f"PYTHON={python}"],
+        env=os.environ | {"CXX": "c++"} | without(missing, tools), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert result.returncode != 0
-    wanted = {"python": "Python >= 3.11", "compiler": r"a C\+\+17 compiler", "cmake": "CMake >= 3.22"}
-    assert re.search(f"^edlm_engine needs {wanted[missing.split()[-1]]} .*$", result.stdout, re.MULTILINE)
+    assert re.search(f"^edlm_engine needs {SAYS[missing.split()[-1]]} .*$", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", ["bdist_wheel", "editable_wheel"])
+@pytest.mark.parametrize("missing", MISSING)
+def test_an_installer_says_what_is_missing(missing, command, tmp_path):
+    """One sentence, and nothing before or behind it, so that pip's output cannot bury it."""
+    setup = tmp_path / "setup.py"
+    setup.write_text(
+        (ROOT / "setup.py").read_text().replace("Path(sys.executable).parent", repr(str(tmp_path)))
+    )
+    result = subprocess.run(
+        [sys.executable, setup, command], cwd=tmp_path, env=os.environ | without(missing, tmp_path),
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode != 0 and not result.stdout
+    assert re.fullmatch(f"edlm_engine needs {SAYS[missing.split()[-1]]} .*\\.\n", result.stderr)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 
 def available_memory() -> int:
-    """Bytes that a process can still take: what the kernel calls available, within the cgroup's limit."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes that a process can still take: what the kernel calls available, within the cgroup's limit. Where
+    the kernel does not say (macOS), half of the memory that there is."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = int(fields["MemAvailable"].split()[0]) * 1024
+    else:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     group = Path("/sys/fs/cgroup")
     try:
         limit = (group / "memory.max").read_text().strip()
