@@ -195,6 +195,34 @@ def test_blocks_of_one_that_the_row_before_predicts_have_no_rows():
     assert inputs.head_rows.tolist() == [0, 1] and inputs.head_positions.tolist() == [10, 10]
 
 
+def two_slots(**changes) -> Advance:
+    """Two active slots, of which a step has places for one; the changes are the other's."""
+    state = BlockState(2, 4, 3)
+    for slot in range(2):
+        fields = {"active": 1, "block_length": 4, "full_length": 4, "start": 10, "end": 20, "stop_ids": -1}
+        for name, value in fields.items():
+            getattr(state.host, name)[slot] = value
+    for name, value in changes.items():
+        getattr(state.host, name)[1] = value
+    flags = ops.TAKE | ops.LAY_OUT
+    return Advance(state, StepBuffer(2, 4, 1, False), torch.zeros(8, dtype=torch.int32), None, flags)
+
+
+def test_a_slot_without_a_place_becomes_inactive():
+    a = two_slots()
+    advance(a)
+    assert a.state.host.active.tolist() == [1, 0]
+
+
+def overlapping() -> tuple:
+    """The control words lie in the block state."""
+    a = one_block()
+    return (a.state.records, a.buffer.buffer, a.state.records[0, :8], a.link, a.flags)
+
+
+NOBODY = (torch.zeros(0, BlockState(1, 4, 3).records.shape[1], dtype=torch.int32), None)
+
+
 def bad(index: int, value, **changes) -> tuple:
     arguments = list(one_block(**changes).arguments())
     arguments[index] = value
@@ -215,6 +243,19 @@ def bad(index: int, value, **changes) -> tuple:
         (one_block(pending=5).arguments(), "state: want a pending of 0 to 4 in slot 0, got 5"),
         (one_block(pending=0, shift=True).arguments(), "state: want a pending of 1 to 4 in slot 0, got 0"),
         (one_block(block_length=5).arguments(), "state: want a block_length of 1 to 4 in slot 0, got 5"),
+        (
+            two_slots(block_length=2**30).arguments(),
+            "state: want a block_length of 1 to 4 in slot 1, got 1073",
+        ),
+        (two_slots(pending=-5).arguments(), "state: want a pending of 0 to 4 in slot 1, got -5"),
+        (one_block(start=-1).arguments(), "state: want a start of 0 to 2147483643 in slot 0, got -1"),
+        (one_block(start=2**31 - 1).arguments(), "state: want a start of 0 to .* in slot 0, got 2147483647"),
+        (bad(2, ints([0, 0, 0, -1, 0, 0, 0, 0])), r"control\[3\]: want 0 to 2147483646 snapshots, got -1"),
+        (bad(2, ints([0, 0, 0, 2**31 - 1, 0, 0, 0, 0])), r"control\[3\]: want .* got 2147483647"),
+        (bad(4, 64), "flags: want a sum of flags, 0 to 31, got 64"),
+        (bad(4, -(2**32)), "flags: want a sum of flags, 0 to 31, got -4294967296"),
+        ((*NOBODY, ints([0] * 8), torch.zeros(2, 0).int(), 0), "link: want a slot whose end it can ask for"),
+        (overlapping(), "state: want memory apart from control, got some of its"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -80,6 +80,8 @@ def test_a_block_does_not_depend_on_the_batch(dtype):
         ([3, 0, 1, 1, 0, 0], r"query_blocks\[0\]: slot: want -1 or a row of page_table \(1\), got 3"),
         ([0, 0, 0, 1, 0, 0], r"query_blocks\[0\]: want rows within the 2 of q, got row 0, length 0"),
         ([0, 0, 2, 1, 0, 1], r"query_blocks\[0\]: want rows within the 2 of q, got row 1, length 2"),
+        ([0, 0, 1, 1, 0, 2**31 - 1], r"query_blocks\[0\]: want rows within the 2 of q, got row 2147483647"),
+        ([0, 0, 2**31 - 1, 1, 0, 1], r"query_blocks\[0\]: want rows within the 2 of q, .* length 2147483647"),
         ([0, 0, 2, 1, 1, 0], r"query_blocks\[0\]: kv_len: want 2 to 48, got 1"),
         ([0, 0, 2, 49, 0, 0], r"query_blocks\[0\]: kv_len: want 1 to 48, got 49"),
         ([0, 0, 2, 17, 0, 0], r"page_table\[0, 1\]: want a page of the cache \(4\), got 2147483647"),
@@ -90,6 +92,34 @@ def test_bad_blocks(block, message):
     inputs = case.inputs(torch.float32) | {"query_blocks": ints([block])}
     with pytest.raises(ValueError, match=f"edlm::block_attention: {message}"):
         run(case, inputs, torch.zeros(2, 4, 64))
+
+
+def test_blocks_of_more_rows_than_there_are():
+    case = AttentionCase(4, Cache(2, 64, 16, (1,)), ((0, 1, 1, 0),))
+    inputs = case.inputs(torch.float32) | {"query_blocks": ints([[0, 0, 2, 1, 0, 0], [0, 0, 1, 1, 0, 1]])}
+    with pytest.raises(ValueError, match="query_blocks: want at most the 2 rows of q in all, got 3"):
+        run(case, inputs, torch.zeros(2, 4, 64))
+
+
+@pytest.mark.parametrize("name", ["query_blocks", "page_table"])
+def test_the_output_lies_apart(name):
+    """What says where to read and write must not change meanwhile."""
+    case = AttentionCase(4, Cache(2, 64, 16, (1,)), ((0, 1, 1, 0),))
+    inputs, out = case.inputs(torch.float32), torch.zeros(2, 4, 64)
+    inputs[name] = (
+        out.view(-1).view(torch.int32)[: inputs[name].numel()].view_as(inputs[name]).copy_(inputs[name])
+    )
+    with pytest.raises(ValueError, match=f"out: want memory apart from {name}"):
+        run(case, inputs, out)
+
+
+def test_many_tiles_are_not_divided_by_keys():
+    """Their partial results would take more memory than all else; a few rows' results stay what they were."""
+    case = AttentionCase(64, Cache(64, 16, 64, (2100,)), ((0, 257, 2100, 0),))
+    inputs = case.inputs(torch.float32)
+    out = run(case, inputs, torch.zeros(case.rows, 64, 16))
+    few = inputs | {"query_blocks": ints([[0, 0, 3, 2100, 0, 1]])}
+    assert_close(run(case, few, torch.zeros_like(out))[1:4], out[1:4], *TOLERANCE[torch.float32])
 
 
 def test_bad_heads():

@@ -148,6 +148,23 @@ def test_nothing_to_do():
     assert not attention["out"].any()
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("op", ["rms_norm", "silu_mul", "quantize_rows"])
+def test_rows_without_columns(op):
+    """There could be any number of them, in no memory at all."""
+    rows = torch.empty(2**30, 0)
+    quantised = {"q": torch.empty(0, 0, dtype=torch.uint8), "scale": torch.empty(0)}
+    arguments = {
+        "rms_norm": {"x": rows, "delta": None, "weight": torch.empty(0), "eps": 1e-6, "out": rows.clone()},
+        "silu_mul": {"gate_up": rows, "out": rows.clone()},
+        "quantize_rows": {"x": torch.empty(0, 0)} | quantised,
+    }
+    with pytest.raises(ValueError, match=f"edlm::{op}: .*: want at least one column, got 0"):
+        getattr(ops, op)(**arguments[op])
+    with pytest.raises(ValueError, match=r"want sizes below 2\^31, got 2147483648|want contiguous"):
+        ops.rms_norm(torch.empty(2**31, 0), None, torch.empty(0), 1e-6, torch.empty(2**31, 0))
+
+
 def test_under_torch_compile():
     """The fake kernels let a compiled function call the ops without a break in the graph."""
 

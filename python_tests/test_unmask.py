@@ -121,6 +121,25 @@ def test_selected(selected):
     assert committed(state) == (selected or [2])
 
 
+@pytest.mark.parametrize("steps", [0, -3, 0.5, NAN, -float("inf"), float("inf"), 1e30])
+def test_a_schedule_of_no_steps_divides_by_nothing(steps):
+    """Fewer than one step are one, and more than there are positions as many as those."""
+    for given in (0, 1):
+        state, *rows = block([0.5, 0.6], policies.Schedule(1))
+        state.host.rule_parameters[0, 0] = steps
+        state.host.given[0] = given  # then there is nothing to fill, though something is open
+        unmask(state, *rows)
+        assert committed(state) == ([0, 1] if steps < 1 and not given else [1])
+
+
+@pytest.mark.parametrize("column", ops.STAT_COLUMNS)
+def test_a_nan_in_any_column_fails(column):
+    state, ids, stats, first_row = block([0.9, 0.1, 0.8], policies.EntropyBound(0.5))
+    stats[1, ops.STAT_COLUMNS[column]] = NAN
+    unmask(state, ids, stats, first_row)
+    assert state.host.status[0] == -1 and committed(state) == []
+
+
 @pytest.mark.parametrize("bad", ["nan", "id"])
 @pytest.mark.parametrize("policy", [policies.Threshold(0.5), policies.Schedule()])
 def test_bad_statistics_change_nothing(bad, policy):
@@ -148,6 +167,8 @@ def broken(**changes) -> tuple:
     [
         (broken(wanted=0), None),
         ((*broken()[:3], ints([1])), r"first_row\[0\]: want 3 rows within the 3 of ids, got row 1"),
+        (broken(step=-1), "state: want a step of 0 to 2147483646 in slot 0, got -1"),
+        (broken(step=2**31 - 1), "state: want a step of 0 to 2147483646 in slot 0, got 2147483647"),
         (broken(rule=77), "state: want a rule of 0 to .* in slot 0, got 77"),
         (broken(block_length=4), "state: want a block_length of 1 to 3 in slot 0, got 4"),
         ((broken()[0][:, :-1].contiguous(), *broken()[1:]), "state: want records of .* words and .*, got"),
