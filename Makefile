@@ -4,6 +4,7 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.13 python3.12 python3.11, \
   $(shell $(p) $(NEW_ENOUGH) 2>/dev/null && echo $(p))) python3)
 TORCH := torch==2.13.0
 CASES := 40000
+PARALLEL := -n auto --maxprocesses 4
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
@@ -18,10 +19,10 @@ demo: .venv/.installed ## watch the bundled model solve a problem, block by bloc
 	@$(BIN)/edlm demo
 
 test: .venv/.installed ## lint, format check and tests
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python -m pytest $(PARALLEL) --dist loadfile
 
 fuzz: .venv/.installed ## tens of thousands of hostile inputs (CASES=40000)
-	@EDLM_FUZZ=$(CASES) $(BIN)/python -m pytest python_tests/test_fuzz_*.py
+	@EDLM_FUZZ=$(CASES) $(BIN)/python -m pytest $(PARALLEL) python_tests/test_fuzz_*.py
 
 package: .venv/.installed ## sdist and wheel, each installed in a fresh environment and used from there
 	@EDLM_PACKAGE="$(TORCH)" $(BIN)/python -m pytest python_tests/test_package.py

@@ -5,10 +5,11 @@ Every op writes into tensors that the caller allocated and returns nothing. Tens
 device; `T` is float32 or bfloat16 (on a GPU also float16), the same for all tensors marked so; sums and
 statistics are float32. Rows whose slot is -1 are padding: skipped, and their outputs left alone. Shapes:
 `rows` query rows of one forward, over all sequences; `H` query heads, `K` key/value heads, `D` head size (a
-multiple of 16; on a GPU 64 or 128), `P` page size (a power of two, at least 16). A wrong argument raises
-ValueError with the argument's name, what it must be and what it is. On a GPU the work is queued on the
-current stream and the values of integer tensors are not looked at: a wrong slot, position, page or length is
-undefined behaviour there.
+multiple of 16, up to 1024; on a GPU 64 or 128), `P` page size (a power of two, at least 16). What an op
+writes shares no memory with the integers that tell it where to write and to read. A wrong argument raises
+ValueError with the argument's name, what it must be and what it is, before anything is written. On a GPU the
+work is queued on the current stream and the values of integer tensors are not looked at: a wrong slot,
+position, page or length is undefined behaviour there.
 """
 
 import ctypes
@@ -153,10 +154,11 @@ def block_attention(
     """Attention of query blocks over the paged cache: softmax(scale · q kᵀ) v per head, grouped-query heads.
 
     q, out: T [rows, H, D]; k_cache, v_cache: T [pages, K, P, D]; page_table: int32 [slots, max_pages].
-    query_blocks: int32 [n, 6] with columns slot (-1 = padding), start, length, kv_len, causal, row. A block's
-    rows are q[row : row + length]. Each sees the keys [0, kv_len) of its slot; if causal, the last row sees
-    kv_len keys and each earlier row one fewer. Nothing beyond them is used, whatever lies there. With
-    bfloat16 the softmax weights are rounded to bfloat16 before they meet v.
+    query_blocks: int32 [n, 6] with columns slot (-1 = padding), start, length, kv_len, causal, row. A
+    block's rows are q[row : row + length]; all blocks together have at most the rows of q. Each sees the
+    keys [0, kv_len) of its slot; if causal, the last row sees kv_len keys and each earlier row one fewer.
+    Nothing beyond them is used, whatever lies there. With bfloat16 the softmax weights are rounded to
+    bfloat16 before they meet v.
     """
     _edlm.block_attention.default(q, k_cache, v_cache, query_blocks, page_table, scale, out)
 

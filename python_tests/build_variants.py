@@ -1,19 +1,33 @@
 """Builds of the extension beside the installed one, by CMake in folders of their own under build/."""
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TOOLS = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
 
 
+@contextmanager
+def alone(folder: Path):
+    """While another process builds in that folder, which is made if need be, wait for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def build(name: str, target: str, *options: str) -> Path:
     """Brings build/<name>/<target>.so up to date; what the compilers say is added to build/<name>/log."""
-    folder = ROOT / "build" / name
-    folder.mkdir(parents=True, exist_ok=True)
+    with alone(ROOT / "build" / name):
+        return _build(ROOT / "build" / name, target, *options)
+
+
+def _build(folder: Path, target: str, *options: str) -> Path:
     ninja = shutil.which("ninja", path=TOOLS)
     jobs = str(max(1, (os.cpu_count() or 1) // 2))
     for command in (

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import torch
+from build_variants import alone
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "host_sim"
@@ -27,11 +28,13 @@ class HostSim:
         headers = [path for folder in folders for path in folder.glob("*.*h")]
         sources = [csrc / f"host_sim/{name}.cpp" for name in ("run", "machine", "fiber")]
         newest = max(path.stat().st_mtime for path in [*headers, *sources])
-        if self._program.exists() and self._program.stat().st_mtime > newest:
-            return
-        BUILD.mkdir(parents=True, exist_ok=True)
+        with alone(self._program.with_suffix(".lock")):
+            if not self._program.exists() or self._program.stat().st_mtime <= newest:
+                self._compile(FLAGS[variant], sources)
+
+    def _compile(self, flags: list[str], sources: list[Path]):
         fresh = self._program.with_suffix(".new")
-        command = ["c++", "-std=c++17", *FLAGS[variant], *WARNINGS]
+        command = ["c++", "-std=c++17", *flags, *WARNINGS]
         subprocess.run([*command, "-DEDLM_HOST_SIM", *sources, "-o", fresh], check=True)
         fresh.replace(self._program)
 
