@@ -248,6 +248,10 @@ def bad(index: int, value, **changes) -> tuple:
             "state: want a block_length of 1 to 4 in slot 1, got 1073",
         ),
         (two_slots(pending=-5).arguments(), "state: want a pending of 0 to 4 in slot 1, got -5"),
+        (
+            one_block(start=0, pending=0, shift=True, wanted=1).arguments(),
+            "state: want position 0 unwanted in slot 0, since with SHIFT no row predicts it",
+        ),
         (one_block(start=-1).arguments(), "state: want a start of 0 to 2147483643 in slot 0, got -1"),
         (one_block(start=2**31 - 1).arguments(), "state: want a start of 0 to .* in slot 0, got 2147483647"),
         (bad(2, ints([0, 0, 0, -1, 0, 0, 0, 0])), r"control\[3\]: want 0 to 2147483646 snapshots, got -1"),

@@ -159,8 +159,8 @@ EDLM_INLINE Vec exp(Vec x) {
   p = fma(p, r, splat(1.6666665459e-1f));
   p = fma(p, r, splat(5.0000001201e-1f));
   p = fma(p, r * r, r) + 1.0f;
-  const IntVec exponent = __builtin_convertvector(n, IntVec) << 23;
-  const Vec scaled = bit_cast<Vec>(bit_cast<IntVec>(p) + exponent);
+  const UintVec exponent = bit_cast<UintVec>(__builtin_convertvector(n, IntVec)) << 23; // far below 0 it wraps, unused
+  const Vec scaled = bit_cast<Vec>(bit_cast<UintVec>(p) + exponent);
   return x < -87.3f ? Vec{} : (x == x ? scaled : x);
 }
 

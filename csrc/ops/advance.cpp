@@ -22,6 +22,8 @@ void check_slots(const Check& check, const AdvanceParams& p) {
     within("start", slot.start, 0, kLargest - slot.block_length);
     const bool before = p.flags & kShift && slot.start > 0; // there is a row that predicts the first position
     within("pending", slot.pending, before ? 1 : 0, std::min<std::int64_t>(p.state.max_block, slot.start));
+    check.that(before || !(p.flags & kShift) || !block_of(p.state, s).wanted[0],
+               "state: want position 0 unwanted in slot ", s, ", since with SHIFT no row predicts it");
   }
 }
 
