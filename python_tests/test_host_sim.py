@@ -91,7 +91,7 @@ def test_faults_in_the_linear_kernels_are_caught(tmp_path, what):
     text = kernel.read_text()
     assert text.count(right) == 1
     kernel.write_text(text.replace(right, wrong))
-    broken = HostSim("plain", tmp_path / "csrc", "mutated_linear")
+    broken = HostSim("unoptimised", tmp_path / "csrc", "mutated_linear")
     case = linear_tests.Case(torch.bfloat16, 19, 2088, 67)
     with pytest.raises(AssertionError):
         for seed in range(4):
@@ -107,7 +107,7 @@ def test_faults_in_the_attention_kernel_are_caught(tmp_path, what):
     text = kernel.read_text()
     assert text.count(right) == 1
     kernel.write_text(text.replace(right, wrong))
-    broken = HostSim("plain", tmp_path / "csrc", "mutated")
+    broken = HostSim("unoptimised", tmp_path / "csrc", "mutated")
     case = Case(((0, 33, 200, True),), heads=4)
     check(HostSim("plain"), case, seed=1)
     with pytest.raises(AssertionError):
