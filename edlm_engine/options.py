@@ -1,7 +1,7 @@
 """What an engine may be asked to be, and what it becomes where the choice is left to it."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral
 
 import torch
@@ -24,23 +24,29 @@ _MOST = {
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """The keyword arguments of Engine; see there. Raises ValueError naming the one that is wrong."""
+    """The keyword arguments of Engine; see there. None stands for the default.
 
-    device: str
-    dtype: str
-    load_format: str
-    quantization: str | None
-    block_length: int | None
-    mask_token_id: int | None
-    prefill: str | None
-    max_batch_size: int
-    max_waiting: int | None
-    kv_cache_tokens: int | None
-    num_threads: int | None
-    stepping: str
+    Raises ValueError naming the one that is wrong.
+    """
+
+    device: str | torch.device | None = "auto"
+    dtype: str | torch.dtype | None = "auto"
+    load_format: str | None = "auto"
+    quantization: str | None = None
+    block_length: int | None = None
+    mask_token_id: int | None = None
+    prefill: str | None = None
+    max_batch_size: int | None = 16
+    max_waiting: int | None = None
+    kv_cache_tokens: int | None = None
+    num_threads: int | None = None
+    stepping: str | None = "auto"
     hub: dict = field(default_factory=dict)  # arguments of huggingface_hub.snapshot_download
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        for option in fields(self):
+            if getattr(self, option.name) is None and option.name != "hub":
+                object.__setattr__(self, option.name, option.default)
         # torch's own ways to say it
         if isinstance(self.device, torch.device):
             device = "cpu" if self.device.type == "cpu" else str(self.device)
@@ -58,12 +64,11 @@ class EngineOptions:
             self._choice("quantization", ("int8", "fp8"))
         for name, most in _MOST.items():
             value = getattr(self, name)
-            optional = name != "max_batch_size"
-            if value is None and optional:
+            if value is None:
                 continue
             least = 0 if name == "max_waiting" else 1
             if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-                kind = f"{'a positive' if least else 'no negative'} integer{' or None' * optional}"
+                kind = f"{'a positive' if least else 'no negative'} integer or None"
                 raise ValueError(f"{name} must be {kind}, got {shown(value)}")
             if value > most:
                 raise ValueError(f"{name} must be at most {most}, got {value:.3g}")
