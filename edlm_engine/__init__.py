@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from .hardware.openmp import load_passive
 
 if TYPE_CHECKING:
+    from . import benchmark, policies
     from .core.statistics import EngineStats
     from .engine import Engine
     from .errors import (
@@ -37,19 +38,26 @@ __all__ = [
     "NumericalError",
     "RequestTimeoutError",
     "SamplingParams",
+    "benchmark",
+    "policies",
 ]
 
 _HOME = {"Engine": "engine", "SamplingParams": "params", "EngineStats": "core.statistics"}
+_MODULES = ("benchmark", "policies")
 _HOME |= dict.fromkeys(("Chunk", "Forwards", "Generation"), "outputs")
 
 
-def __getattr__(name: str) -> object:
-    # importing torch takes a second or two: only when something that needs it is asked for
-    if name in __all__:
-        from importlib import import_module
+if not TYPE_CHECKING:  # to type checkers it would say that every name is there
 
-        return getattr(import_module(f".{_HOME.get(name, 'errors')}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        # importing torch takes a second or two: only when something that needs it is asked for
+        if name in __all__:
+            from importlib import import_module
+
+            if name in _MODULES:
+                return import_module(f".{name}", __name__)
+            return getattr(import_module(f".{_HOME.get(name, 'errors')}", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -17,13 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from .progress import progress_bar
 
 if TYPE_CHECKING:
+    from .arguments import Prompt, StreamOptions
     from .engine import Engine
     from .outputs import Chunk
     from .params import SamplingParams
@@ -174,14 +175,14 @@ class Latencies:
 
 def measure(
     engine: Engine,
-    prompts: str | Iterable[Any],
+    prompts: str | Iterable[Prompt],
     params: SamplingParams | None = None,
     *,
     requests: int | None = None,
     concurrency: int = 1,
     warmup: int = 1,
     progress: bool = False,
-    **overrides: Any,
+    **overrides: Unpack[StreamOptions],
 ) -> Latencies:
     """Stream requests to an engine from `concurrency` threads, each of which begins its next request when its
     last one has ended (a closed loop), and take the time of each.

@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import weakref
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import Any, Unpack, overload
 
-from .assembly import open_engine
+import torch
+
+from .arguments import (
+    TEMPLATE_OPTIONS,
+    ChatOptions,
+    ChatStreamOptions,
+    Messages,
+    Overrides,
+    Params,
+    ParamsList,
+    Prompt,
+    Prompts,
+    RequestOptions,
+    StreamOptions,
+    TemplateOptions,
+)
+from .assembly import EngineParts, open_engine
+from .checkpoints.tokenizer import Tokenizer
 from .core.observers import Observer
 from .core.requests import Request
 from .core.statistics import EngineStats
 from .hardware.fresh_thread import on_fresh_thread
-from .intake import Intake, as_list, check_samples, check_scheduling, is_long, sample_params
+from .intake import Batch, Intake, Job, as_list, check_scheduling, is_long
 from .options import EngineOptions
 from .outputs import Generation
-from .params import Overrides, RequestOptions, SamplingParams, StreamOptions
+from .params import SamplingParams
 from .progress import track
 from .settings import load_settings
 from .streams import AsyncChunkStream, ChunkStream
-
-if TYPE_CHECKING:
-    import os
-
-    import numpy as np
-    import torch
-
-    from .checkpoints.tokenizer import Tokenizer
-
-    Prompt = str | Sequence[int] | np.ndarray | torch.Tensor
-    Prompts = list[str] | tuple[str, ...] | list[list[int]] | Sequence[np.ndarray] | Sequence[torch.Tensor]
-    Params = SamplingParams | None
-    Messages = Iterable[Mapping[str, Any]]
-    Tools = Documents = Sequence[Mapping[str, Any]] | None
 
 _LONG_TEXT = 1 << 15  # characters; on an event loop longer texts become tokens on a thread
 
@@ -76,23 +80,23 @@ class Engine:
         self,
         model: str | os.PathLike[str],
         *,
-        device: str | torch.device = "auto",
-        dtype: str | torch.dtype = "auto",
-        load_format: str = "auto",
+        device: str | torch.device | None = "auto",
+        dtype: str | torch.dtype | None = "auto",
+        load_format: str | None = "auto",
         quantization: str | None = None,
         settings: str | os.PathLike[str] | dict[str, Any] | None = None,
         block_length: int | None = None,
         mask_token_id: int | None = None,
         prefill: str | None = None,
-        max_batch_size: int = 16,
+        max_batch_size: int | None = 16,
         max_waiting: int | None = None,
         kv_cache_tokens: int | None = None,
         num_threads: int | None = None,
-        stepping: str = "auto",
+        stepping: str | None = "auto",
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool = False,
+        local_files_only: bool | None = False,
     ) -> None:
         options = EngineOptions(
             device=device, dtype=dtype, load_format=load_format, quantization=quantization,
@@ -100,10 +104,10 @@ class Engine:
             max_batch_size=max_batch_size, max_waiting=max_waiting, kv_cache_tokens=kv_cache_tokens,
             num_threads=num_threads, stepping=stepping,
             hub={"revision": revision, "token": token, "cache_dir": cache_dir,
-                 "local_files_only": local_files_only},
+                 "local_files_only": bool(local_files_only)},
         )  # fmt: skip
         default_params = load_settings(settings) if settings is not None else SamplingParams()
-        parts = on_fresh_thread(open_engine, model, options)
+        parts: EngineParts = on_fresh_thread(open_engine, model, options)
         self.config, self.decoding, self.path = parts.config, parts.decoding, parts.path
         self.dtype, self.device, self.kv_cache_tokens = parts.dtype, parts.device, parts.kv_cache_tokens
         self.quantization, self.num_threads = parts.quantization, parts.loop.num_threads
@@ -143,34 +147,24 @@ class Engine:
         return self._loop.observers.attached(observer)
 
     @overload
-    def generate(
-        self, prompt: Prompt, params: Params = None, *, n: None = None, timeout: float | None = None,
-        priority: int = 0, progress: bool = False, **overrides: Unpack[Overrides],
-    ) -> Generation: ...  # fmt: skip
-
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, params: Params = None, *, n: None = None, **options: Unpack[RequestOptions]
+    ) -> Generation: ...
     @overload
     def generate(
-        self, prompt: Prompts, params: Params | Sequence[SamplingParams] = None, *, n: None = None,
-        timeout: float | None = None, priority: int = 0, progress: bool = False,
-        **overrides: Unpack[Overrides],
-    ) -> list[Generation]: ...  # fmt: skip
-
+        self, prompt: Prompts, params: ParamsList = None, *, n: None = None, **options: Unpack[RequestOptions]
+    ) -> list[Generation]: ...
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, params: Params = None, *, n: int, **options: Unpack[RequestOptions]
+    ) -> list[Generation]: ...
     @overload
     def generate(
-        self, prompt: Prompt, params: Params = None, *, n: int, timeout: float | None = None,
-        priority: int = 0, progress: bool = False, **overrides: Unpack[Overrides],
-    ) -> list[Generation]: ...  # fmt: skip
-
-    @overload
-    def generate(
-        self, prompt: Prompts, params: Params | Sequence[SamplingParams] = None, *, n: int,
-        timeout: float | None = None, priority: int = 0, progress: bool = False,
-        **overrides: Unpack[Overrides],
-    ) -> list[list[Generation]]: ...  # fmt: skip
-
+        self, prompt: Prompts, params: ParamsList = None, *, n: int, **options: Unpack[RequestOptions]
+    ) -> list[list[Generation]]: ...
     def generate(
         self, prompt: Any, params: Any = None, *, n: int | None = None, timeout: float | None = None,
-        priority: int = 0, progress: bool = False, **overrides: Unpack[Overrides],
+        priority: int | None = 0, progress: bool | None = False, **overrides: Unpack[Overrides],
     ) -> Any:  # fmt: skip
         """Complete one prompt, or a list of prompts in one batch.
 
@@ -186,20 +180,20 @@ class Engine:
         EngineBusyError beyond max_waiting, NumericalError when the model yields NaN. A list is checked whole
         before any of it starts.
         """
-        groups, shape = self._groups(*as_list(prompt), params, n, timeout, priority, overrides)
-        requests = [request for group in groups for request in group]
+        batch = self._intake.batch(Job(*as_list(prompt), params, n, timeout, priority, overrides))
+        requests = batch.requests
         try:
             self._loop.submit(*requests)
-            for future in track([r.future for r in requests], enabled=progress):
+            for future in track([request.future for request in requests], enabled=bool(progress)):
                 future.exception()
-            return shape([[request.future.result() for request in group] for group in groups])
+            return batch.shaped(request.future.result() for request in requests)
         except BaseException:  # an interrupt must not leave requests running
             self._cancel(requests)
             raise
 
     def stream(
-        self, prompt: Prompt, params: Params = None, *, timeout: float | None = None, priority: int = 0,
-        **overrides: Unpack[Overrides],
+        self, prompt: Prompt, params: Params = None, *, timeout: float | None = None,
+        priority: int | None = 0, **overrides: Unpack[Overrides],
     ) -> ChunkStream:  # fmt: skip
         """The same for one prompt, a Chunk for every denoising step; the last one holds the Generation.
 
@@ -209,37 +203,54 @@ class Engine:
         request = self._intake.request(prompt, merged, timeout=timeout, priority=priority)
         return ChunkStream(self._loop, request)
 
+    @overload
+    def agenerate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, params: Params = None, *, n: None = None, **options: Unpack[StreamOptions]
+    ) -> Coroutine[Any, Any, Generation]: ...
+    @overload
+    def agenerate(
+        self,
+        prompt: Prompts,
+        params: ParamsList = None,
+        *,
+        n: None = None,
+        **options: Unpack[StreamOptions],
+    ) -> Coroutine[Any, Any, list[Generation]]: ...
+    @overload
+    def agenerate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, params: Params = None, *, n: int, **options: Unpack[StreamOptions]
+    ) -> Coroutine[Any, Any, list[Generation]]: ...
+    @overload
+    def agenerate(
+        self, prompt: Prompts, params: ParamsList = None, *, n: int, **options: Unpack[StreamOptions]
+    ) -> Coroutine[Any, Any, list[list[Generation]]]: ...
     def agenerate(
         self, prompt: Any, params: Any = None, *, n: int | None = None, timeout: float | None = None,
-        priority: int = 0, **overrides: Unpack[Overrides],
+        priority: int | None = 0, **overrides: Unpack[Overrides],
     ) -> Coroutine[Any, Any, Any]:  # fmt: skip
         """generate() on an event loop; cancelling the task cancels the requests. Everything is checked at the
         call, but a long text is made tokens on a thread, once awaited."""
-        prompts, single = as_list(prompt)
-        job = (prompts, single, params, n, timeout, priority, overrides)
-        if any(is_long(one, _LONG_TEXT) for one in prompts):
-            self._intake.params_list(params, len(prompts), overrides)
-            check_samples(n)
-            check_scheduling(timeout, priority)
-            return self._agenerate(None, job)
-        return self._agenerate(self._groups(*job), job)
+        job = Job(*as_list(prompt), params, n, timeout, priority, overrides)
+        if any(is_long(one, _LONG_TEXT) for one in job.prompts):
+            self._intake.check(job)
+            return self._agenerate(job)
+        return self._agenerate(self._intake.batch(job))
 
-    async def _agenerate(self, made: Any, job: tuple[Any, ...]) -> Any:
-        groups, shape = made or await asyncio.to_thread(self._groups, *job)
-        requests = [request for group in groups for request in group]
+    async def _agenerate(self, work: Job | Batch) -> Any:
+        batch = await asyncio.to_thread(self._intake.batch, work) if isinstance(work, Job) else work
+        requests = batch.requests
         self._loop.submit(*requests)
         try:
             futures = [asyncio.wrap_future(request.future) for request in requests]
-            results = iter(await asyncio.gather(*futures))
-            return shape([[next(results) for _ in group] for group in groups])
+            return batch.shaped(await asyncio.gather(*futures))
         finally:
             self._cancel(requests)
 
     def astream(
-        self, prompt: Prompt, params: Params = None, *, timeout: float | None = None, priority: int = 0,
-        **overrides: Unpack[Overrides],
+        self, prompt: Prompt, params: Params = None, *, timeout: float | None = None,
+        priority: int | None = 0, **overrides: Unpack[Overrides],
     ) -> AsyncChunkStream:  # fmt: skip
-        """stream() on an event loop; checked and begun at the call as agenerate()."""
+        """stream() on an event loop; checked and begun at the call, but for a long text, as agenerate()."""
         merged = self._intake.params(params, overrides)
         timeout, priority = check_scheduling(timeout, priority)
 
@@ -248,80 +259,83 @@ class Engine:
 
         return AsyncChunkStream(self._loop, request if is_long(prompt, _LONG_TEXT) else request())
 
+    @overload
     def chat(
-        self, messages: Messages, params: Params = None, *, tools: Tools = None, documents: Documents = None,
-        template_kwargs: Mapping[str, Any] | None = None, add_generation_prompt: bool = True,
-        continue_final_message: bool = False, **options: Unpack[RequestOptions],
-    ) -> Any:  # fmt: skip
+        self, messages: Messages, params: Params = None, *, n: None = None, **options: Unpack[ChatOptions]
+    ) -> Generation: ...
+    @overload
+    def chat(
+        self, messages: Messages, params: Params = None, *, n: int, **options: Unpack[ChatOptions]
+    ) -> list[Generation]: ...
+    def chat(
+        self,
+        messages: Messages,
+        params: Params = None,
+        *,
+        n: int | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Any:
         """Answer messages ({"role": ..., "content": ...}) through the checkpoint's chat template.
 
         tools, documents, template_kwargs: what the template may use, as in transformers' apply_chat_template.
-        continue_final_message: go on with the last message instead of answering it. options: those of
-        generate(), n among them, which returns what generate() does.
+        add_generation_prompt: whether the template begins the answer (True).
+        continue_final_message: go on with the last message instead of answering it (False).
+        n and all others: those of generate(), which says what comes back.
 
         Raises ValueError when there is no chat template or it refuses the messages.
         """
-        ids = self._chat_ids(
-            messages, tools, documents, template_kwargs, add_generation_prompt, continue_final_message
-        )
-        return self.generate(ids, params, **options)
+        ids, others = self._rendered(messages, options)
+        return self.generate(ids, params, n=n, **others)
 
     def stream_chat(
-        self, messages: Messages, params: Params = None, *, tools: Tools = None, documents: Documents = None,
-        template_kwargs: Mapping[str, Any] | None = None, add_generation_prompt: bool = True,
-        continue_final_message: bool = False, **options: Unpack[StreamOptions],
-    ) -> ChunkStream:  # fmt: skip
+        self, messages: Messages, params: Params = None, **options: Unpack[ChatStreamOptions]
+    ) -> ChunkStream:
         """chat() with the answer as stream() gives it."""
-        ids = self._chat_ids(
-            messages, tools, documents, template_kwargs, add_generation_prompt, continue_final_message
-        )
-        return self.stream(ids, params, **options)
+        ids, others = self._rendered(messages, options)
+        return self.stream(ids, params, **others)
 
+    @overload
     def achat(
-        self, messages: Messages, params: Params = None, *, tools: Tools = None, documents: Documents = None,
-        template_kwargs: Mapping[str, Any] | None = None, add_generation_prompt: bool = True,
-        continue_final_message: bool = False, **options: Unpack[RequestOptions],
-    ) -> Coroutine[Any, Any, Any]:  # fmt: skip
+        self,
+        messages: Messages,
+        params: Params = None,
+        *,
+        n: None = None,
+        **options: Unpack[ChatStreamOptions],
+    ) -> Coroutine[Any, Any, Generation]: ...
+    @overload
+    def achat(
+        self, messages: Messages, params: Params = None, *, n: int, **options: Unpack[ChatStreamOptions]
+    ) -> Coroutine[Any, Any, list[Generation]]: ...
+    def achat(
+        self, messages: Messages, params: Params = None, *, n: int | None = None,
+        **options: Unpack[ChatStreamOptions],
+    ) -> Any:  # fmt: skip
         """chat() on an event loop, as agenerate(); the template is rendered at the call."""
-        ids = self._chat_ids(
-            messages, tools, documents, template_kwargs, add_generation_prompt, continue_final_message
-        )
-        return self.agenerate(ids, params, **options)
+        ids, others = self._rendered(messages, options)
+        return self.agenerate(ids, params, n=n, **others)
 
     def astream_chat(
-        self, messages: Messages, params: Params = None, *, tools: Tools = None, documents: Documents = None,
-        template_kwargs: Mapping[str, Any] | None = None, add_generation_prompt: bool = True,
-        continue_final_message: bool = False, **options: Unpack[StreamOptions],
-    ) -> AsyncChunkStream:  # fmt: skip
+        self, messages: Messages, params: Params = None, **options: Unpack[ChatStreamOptions]
+    ) -> AsyncChunkStream:
         """chat() with the answer as astream() gives it; the template is rendered at the call."""
-        ids = self._chat_ids(
-            messages, tools, documents, template_kwargs, add_generation_prompt, continue_final_message
-        )
-        return self.astream(ids, params, **options)
+        ids, others = self._rendered(messages, options)
+        return self.astream(ids, params, **others)
 
-    def chat_prompt(
-        self, messages: Messages, *, tools: Tools = None, documents: Documents = None,
-        template_kwargs: Mapping[str, Any] | None = None, add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-    ) -> str:  # fmt: skip
+    def chat_prompt(self, messages: Messages, **options: Unpack[TemplateOptions]) -> str:
         """The text that chat() makes tokens of, which it does without adding the tokenizer's own special
         tokens: the template has written all there are."""
         if self._chat_template is None:
             raise ValueError(f"{self.path}: the checkpoint has no chat template; use generate()")
-        return self._chat_template.render(
-            messages, tools=tools, documents=documents, template_kwargs=template_kwargs,
-            add_generation_prompt=add_generation_prompt, continue_final_message=continue_final_message,
-        )  # fmt: skip
+        given = {name: value for name, value in options.items() if value is not None}
+        return self._chat_template.render(messages, **given)
 
-    def _chat_ids(
-        self, messages: Messages, tools: Tools, documents: Documents,
-        template_kwargs: Mapping[str, Any] | None, add_generation_prompt: bool, continue_final_message: bool,
-    ) -> list[int]:  # fmt: skip
-        text = self.chat_prompt(
-            messages, tools=tools, documents=documents, template_kwargs=template_kwargs,
-            add_generation_prompt=add_generation_prompt, continue_final_message=continue_final_message,
-        )  # fmt: skip
-        return self._intake.token_ids(text, "messages", special=False)
+    def _rendered(self, messages: Messages, options: Mapping[str, Any]) -> tuple[list[int], dict[str, Any]]:
+        """The tokens of a chat, and those of its options that are the request's."""
+        others = {name: value for name, value in options.items() if name not in TEMPLATE_OPTIONS}
+        template = {name: value for name, value in options.items() if name in TEMPLATE_OPTIONS}
+        text = self.chat_prompt(messages, **template)
+        return self._intake.token_ids(text, "messages", special=False), others
 
     def close(self) -> None:
         """Stop the engine; requests that have not ended raise EngineClosedError."""
@@ -354,28 +368,6 @@ class Engine:
             "an Engine cannot be pickled or copied: it holds a model and a thread; hand over the path of "
             "the checkpoint and make one there"
         )
-
-    def _groups(
-        self, prompts: list[Any], single: bool, params: Any, n: Any, timeout: Any, priority: Any,
-        overrides: Any,
-    ) -> Any:  # fmt: skip
-        """Requests, a list for each prompt, and what puts their results into the caller's shape."""
-        labels = ["prompt"] if single else [f"prompt[{i}]" for i in range(len(prompts))]
-        every = self._intake.params_list(params, len(prompts), overrides)
-        n = check_samples(n)
-        groups: list[list[Request]] = []
-        for p, own, label in zip(prompts, every, labels, strict=True):
-            groups.append([])
-            for sample in sample_params(own, n or 1):
-                ids = groups[-1][0].prompt if groups[-1] else p  # a text is cut into tokens once
-                request = self._intake.request(ids, sample, where=label, timeout=timeout, priority=priority)
-                groups[-1].append(request)
-
-        def shape(results: list[list[Generation]]) -> Any:
-            shaped = results if n else [one for (one,) in results]
-            return shaped[0] if single else shaped
-
-        return groups, shape
 
     def _cancel(self, requests: list[Request]) -> None:
         for request in requests:

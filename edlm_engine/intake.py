@@ -6,17 +6,53 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
+from typing import Any
 
 from .checkpoints.tokenizer import Tokenizer
 from .config import DecodingConfig, ModelConfig
 from .core.requests import Request
 from .core.transcript import Transcript
 from .errors import CapacityError, shown
+from .outputs import Generation
 from .params import DEFAULT_NEW_TOKENS, PARAM_NAMES, SamplingParams
 from .steps.policies.policy import number
 
 MAX_SAMPLES = 4096
 _ALWAYS_ENCODED = 1 << 20  # characters; longer texts are measured against the longest token first
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What one call asks for, as it came: prompts, whether there is just one that stands for itself, and what
+    shall be done with them."""
+
+    prompts: list[Any]
+    single: bool
+    params: Any
+    n: Any
+    timeout: Any
+    priority: Any
+    overrides: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What becomes of it: requests, a list of them for each prompt. sampled: whether there was an n."""
+
+    groups: list[list[Request]]
+    single: bool
+    sampled: bool
+
+    @property
+    def requests(self) -> list[Request]:
+        return [request for group in self.groups for request in group]
+
+    def shaped(self, results: Iterable[Generation]) -> Any:
+        """The requests' results as the caller wants them: one, a list, or a list of lists."""
+        rest = iter(results)
+        groups = [[next(rest) for _ in group] for group in self.groups]
+        shaped = groups if self.sampled else [one for (one,) in groups]
+        return shaped[0] if self.single else shaped
 
 
 @dataclass(slots=True)
@@ -34,7 +70,26 @@ class Intake:
     def positions(self) -> int:
         return min(self.config.max_positions, self.kv_cache_tokens)
 
-    def params(self, params, overrides: dict) -> SamplingParams:
+    def batch(self, job: Job) -> Batch:
+        """Raises TypeError, ValueError and CapacityError before any of it starts."""
+        every, n = self.check(job)
+        labels = ["prompt"] if job.single else [f"prompt[{i}]" for i in range(len(job.prompts))]
+        groups: list[list[Request]] = []
+        for prompt, params, label in zip(job.prompts, every, labels, strict=True):
+            groups.append([])
+            for sample in sample_params(params, n or 1):
+                ids = groups[-1][0].prompt if groups[-1] else prompt  # a text is cut into tokens once
+                request = self.request(ids, sample, where=label, timeout=job.timeout, priority=job.priority)
+                groups[-1].append(request)
+        return Batch(groups, job.single, n is not None)
+
+    def check(self, job: Job) -> tuple[list[SamplingParams], int | None]:
+        """Everything but the prompts, which may take long: the parameters of each, and n."""
+        every = self.params_list(job.params, len(job.prompts), job.overrides)
+        check_scheduling(job.timeout, job.priority)
+        return every, check_samples(job.n)
+
+    def params(self, params: Any, overrides: Mapping[str, Any]) -> SamplingParams:
         """Raises TypeError and ValueError for what is no parameter or out of range."""
         if params is not None and not isinstance(params, SamplingParams):
             raise TypeError(f"params must be SamplingParams, got {shown(params)}")
@@ -47,7 +102,7 @@ class Intake:
         self.check_block_length(merged)
         return merged
 
-    def params_list(self, params, count: int, overrides: dict) -> list[SamplingParams]:
+    def params_list(self, params: Any, count: int, overrides: Mapping[str, Any]) -> list[SamplingParams]:
         """One for each of `count` prompts."""
         if not isinstance(params, list | tuple):
             return [self.params(params, overrides)] * count
@@ -55,7 +110,7 @@ class Intake:
             raise ValueError(f"{len(params)} params for {count} prompts; give one for all or one for each")
         return [self.params(own, overrides) for own in params]
 
-    def check_block_length(self, params: SamplingParams):
+    def check_block_length(self, params: SamplingParams) -> None:
         """Raises ValueError if the engine cannot decode such blocks."""
         most = self.decoding.block_length
         if params.block_length is None:
@@ -68,7 +123,15 @@ class Intake:
             hint = f"Engine(..., block_length={params.block_length}) allows it"
             raise ValueError(f"block_length={params.block_length} exceeds the engine's {most}; {hint}")
 
-    def request(self, prompt, params: SamplingParams, *, where="prompt", timeout=None, priority=0) -> Request:
+    def request(
+        self,
+        prompt: Any,
+        params: SamplingParams,
+        *,
+        where: str = "prompt",
+        timeout: Any = None,
+        priority: Any = 0,
+    ) -> Request:
         """Raises TypeError, ValueError and CapacityError that name the prompt as `where`."""
         timeout, priority = check_scheduling(timeout, priority)
         ids = self.token_ids(prompt, where)
@@ -89,7 +152,7 @@ class Intake:
             raise CapacityError(f"{sizes} exceed kv_cache_tokens={self.kv_cache_tokens}")
         return number_of
 
-    def token_ids(self, prompt, where: str, special: bool = True) -> list[int]:
+    def token_ids(self, prompt: Any, where: str, special: bool = True) -> list[int]:
         """A prompt as tokens. special: whether the tokenizer adds its own around a text."""
         if isinstance(prompt, str):
             prompt = self._encode(prompt, where, special)
@@ -122,16 +185,18 @@ class Intake:
             raise ValueError(f"{where}: {error}") from error
 
 
-def check_scheduling(timeout, priority) -> tuple[float | None, int]:
+def check_scheduling(timeout: Any, priority: Any) -> tuple[float | None, int]:
     """Plain numbers. Raises ValueError naming the one that is wrong."""
     if timeout is not None:
         timeout = number("timeout", timeout, 0, math.inf, open_low=True)
-    return timeout, 0 if priority is None else number("priority", priority, -(2**31), 2**31 - 1, integer=True)
+    if priority is None:
+        return timeout, 0
+    return timeout, int(number("priority", priority, -(2**31), 2**31 - 1, integer=True))
 
 
-def check_samples(n) -> int | None:
+def check_samples(n: Any) -> int | None:
     """n as a plain number. Raises ValueError."""
-    return None if n is None else number("n", n, 1, MAX_SAMPLES, integer=True)
+    return None if n is None else int(number("n", n, 1, MAX_SAMPLES, integer=True))
 
 
 def sample_params(params: SamplingParams, n: int) -> list[SamplingParams]:
@@ -141,7 +206,7 @@ def sample_params(params: SamplingParams, n: int) -> list[SamplingParams]:
     return [replace(params, seed=(params.seed + i) % 2**63) for i in range(n)]
 
 
-def as_list(prompt) -> tuple[list, bool]:
+def as_list(prompt: Any) -> tuple[list[Any], bool]:
     """The prompts, and whether there is just one that stands for itself."""
     if isinstance(prompt, str):
         return [prompt], True
@@ -151,12 +216,12 @@ def as_list(prompt) -> tuple[list, bool]:
     return [items], True
 
 
-def is_long(prompt, most: int) -> bool:
+def is_long(prompt: Any, most: int) -> bool:
     """Whether turning a prompt into tokens would keep an event loop waiting."""
     return isinstance(prompt, str) and len(prompt) > most
 
 
-def plain(prompt, where: str) -> Iterable:
+def plain(prompt: Any, where: str) -> Iterable[Any]:
     """The items of a prompt; tensors and arrays become lists."""
     found = prompt
     prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt
@@ -165,6 +230,6 @@ def plain(prompt, where: str) -> Iterable:
     return prompt
 
 
-def _is_scalar(item) -> bool:
+def _is_scalar(item: Any) -> bool:
     """A tensor or array without dimensions says that it can be iterated, and cannot."""
     return getattr(item, "ndim", None) == 0

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypedDict
+from typing import Any, cast
 
 import numpy as np
 
 from .errors import shown
-from .steps.policies import Policy, Schedule, Threshold, parse
-from .steps.policies.policy import number, settle
+from .steps.policies import parse
+from .steps.policies.policy import Policy, number, settle
+from .steps.policies.schedule import Schedule
+from .steps.policies.threshold import Threshold
 
 DEFAULT_THRESHOLD = 0.9
 DEFAULT_NEW_TOKENS = 128
@@ -17,7 +19,7 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-30, 1e4
 MAX_STOPS, MAX_STOP_CHARACTERS, MAX_STOP_IDS = 256, 16384, 4096  # of a request, in all
 
 
-def _items(name, value) -> tuple:
+def _items(name: str, value: Any) -> tuple[Any, ...]:
     value = value.tolist() if hasattr(value, "tolist") else value
     if not isinstance(value, Iterable) or isinstance(value, bytes):
         raise ValueError(f"{name} must be a sequence, got {shown(value)}")
@@ -59,7 +61,7 @@ class SamplingParams:
     stop_token_ids: Sequence[int] | None = ()
     ignore_eos: bool | None = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self):
             if getattr(self, field.name) is None and field.name != "threshold":
                 self._set(field.name, field.default)
@@ -67,11 +69,9 @@ class SamplingParams:
             if getattr(self, name) is not None:
                 settle(self, name, 1, 2**31 - 1, integer=True)
         self._check_policy()
-        settle(self, "temperature", 0.0, MAX_TEMPERATURE)
-        if self.temperature < MIN_TEMPERATURE:
-            self._set("temperature", 0.0)
-        settle(self, "top_k", -1, 2**31 - 1, integer=True)
-        self._set("top_k", max(0, self.top_k))
+        temperature = number("temperature", self.temperature, 0.0, MAX_TEMPERATURE)
+        self._set("temperature", temperature if temperature >= MIN_TEMPERATURE else 0.0)
+        self._set("top_k", max(0, number("top_k", self.top_k, -1, 2**31 - 1, integer=True)))
         settle(self, "top_p", 0.0, 1.0, open_low=True)
         if self.seed is not None:
             settle(self, "seed", 0, 2**63 - 1, integer=True)
@@ -80,25 +80,26 @@ class SamplingParams:
             raise ValueError(f"ignore_eos must be True or False, got {shown(self.ignore_eos)}")
         self._set("ignore_eos", bool(self.ignore_eos))
 
-    def _set(self, name: str, value):
+    def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # a frozen dataclass is normalised this way
 
-    def _check_stops(self):
-        self._set("stop", (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop))
-        for index, text in enumerate(self.stop):
+    def _check_stops(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
+        for index, text in enumerate(stop):
             if not isinstance(text, str) or not text:
                 raise ValueError(f"stop[{index}] must be a non-empty string, got {shown(text)}")
-        characters = sum(map(len, self.stop))
-        if len(self.stop) > MAX_STOPS or characters > MAX_STOP_CHARACTERS:
+        characters = sum(map(len, stop))
+        if len(stop) > MAX_STOPS or characters > MAX_STOP_CHARACTERS:
             allowed = f"{MAX_STOPS} strings of {MAX_STOP_CHARACTERS} characters together"
-            raise ValueError(f"stop: {len(self.stop)} strings of {characters} characters; at most {allowed}")
+            raise ValueError(f"stop: {len(stop)} strings of {characters} characters; at most {allowed}")
+        self._set("stop", stop)
         ids = _items("stop_token_ids", self.stop_token_ids)
         if len(ids) > MAX_STOP_IDS:
             raise ValueError(f"stop_token_ids: {len(ids)} ids; at most {MAX_STOP_IDS}")
         plain = (number(f"stop_token_ids[{i}]", t, 0, 2**31 - 1, integer=True) for i, t in enumerate(ids))
         self._set("stop_token_ids", tuple(plain))
 
-    def _check_policy(self):
+    def _check_policy(self) -> None:
         if isinstance(self.policy, str):
             self._set("policy", parse(self.policy))
         if self.policy is not None:
@@ -119,12 +120,12 @@ class SamplingParams:
     def commit_policy(self) -> Policy:
         """The policy that is given, or that the short forms stand for."""
         if self.policy is not None:
-            return self.policy
+            return cast(Policy, self.policy)  # a text form has been parsed
         if self.threshold is None:
             return Schedule(self.steps_per_block)
         return Threshold(self.threshold, self.steps_per_block)
 
-    def override(self, **changes) -> "SamplingParams":
+    def override(self, **changes: Any) -> "SamplingParams":
         """These parameters with others in place of some. A policy replaces a short form, and the other way
         round."""
         if changes.get("policy") is not None:
@@ -135,34 +136,3 @@ class SamplingParams:
 
 
 PARAM_NAMES = tuple(field.name for field in fields(SamplingParams))
-
-
-class Overrides(TypedDict, total=False):
-    """Single fields of SamplingParams, for annotations."""
-
-    max_new_tokens: int | None
-    policy: Policy | str | None
-    threshold: float | None
-    steps_per_block: int | None
-    block_length: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    seed: int | None
-    stop: str | Sequence[str] | None
-    stop_token_ids: Sequence[int] | None
-    ignore_eos: bool | None
-
-
-class StreamOptions(Overrides, total=False):
-    """What else a stream may be given."""
-
-    timeout: float | None
-    priority: int
-
-
-class RequestOptions(StreamOptions, total=False):
-    """What else generate() may be given."""
-
-    n: int | None
-    progress: bool

@@ -3,6 +3,7 @@
 import json
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from .errors import shown
 from .files import replace_file
@@ -11,7 +12,7 @@ from .params import PARAM_NAMES, SamplingParams
 SAMPLING_KEY = "sampling"  # the part that an engine reads; the rest tells how it was found
 
 
-def load_settings(settings) -> SamplingParams:
+def load_settings(settings: Any) -> SamplingParams:
     """settings: path of the file, or a dict with its contents. Raises ValueError that names file and key,
     TypeError for something else."""
     where = "settings"
@@ -32,7 +33,7 @@ def load_settings(settings) -> SamplingParams:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _read(path: Path):
+def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes().decode("utf-8-sig"))
     except FileNotFoundError:
@@ -43,7 +44,7 @@ def _read(path: Path):
         raise ValueError(f"{path}: no valid JSON: {error}") from error
 
 
-def save_settings(path: Path, sampling: dict, **found) -> None:
+def save_settings(path: Path, sampling: dict[str, Any], **found: Any) -> None:
     """Write the file; `found`: how the settings were found."""
     text = json.dumps({SAMPLING_KEY: sampling, **found}, indent=1) + "\n"
     replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -15,7 +15,7 @@ LEVELS = [
     ["ops", "hardware"],
     ["steps"],
     ["params", "policies", "models"],
-    ["outputs", "settings", "checkpoints"],
+    ["outputs", "settings", "arguments", "checkpoints"],
     ["core"],
     ["device_led"],
     ["options"],

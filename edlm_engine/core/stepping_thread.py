@@ -48,7 +48,7 @@ class SteppingThread:
         leader: Leader | None = None,
         observers: Observers | None = None,
         max_waiting: int | None = None,
-    ):
+    ) -> None:
         self._scheduler, self._runner, self._leader = scheduler, runner, leader
         self.observers = observers or Observers()
         # torch hands the last setting of any thread to new ones: without a number of its own, one engine's
@@ -136,7 +136,7 @@ class SteppingThread:
             with self._wake:
                 self._wake.notify()
 
-    def close(self):
+    def close(self) -> None:
         """Stop after the step under way; requests that have not ended get EngineClosedError."""
         if self._in_child:
             return

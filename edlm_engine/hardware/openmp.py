@@ -9,7 +9,7 @@ from pathlib import Path
 _POLICY = "OMP_WAIT_POLICY"
 
 
-def load_passive():
+def load_passive() -> None:
     """Load torch's GNU OpenMP so that its threads sleep where they wait, before torch does.
 
     Its default barrier spins; beside another busy process on the same cores that makes a forward about 15

@@ -4,7 +4,7 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -33,8 +33,15 @@ class Statistics:
 class Policy(Protocol):
     """A commit rule with its numbers: a frozen dataclass."""
 
-    rule: ClassVar[str | None]  # its native rule, a key of ops.RULES; None: select() runs, and the host leads
-    wants: ClassVar[str]  # "open": statistics of open positions; "all": of committed ones, too
+    @property  # as it is read: a class variable will do
+    def rule(self) -> str | None:
+        """Its native rule, a key of ops.RULES; None: select() runs, and the host leads."""
+        ...
+
+    @property
+    def wants(self) -> str:
+        """ "open": statistics of open positions; "all": of committed ones, too."""
+        ...
 
     def parameters(self) -> tuple[float, ...]:
         """The numbers of the native rule, at most four."""
