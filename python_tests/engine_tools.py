@@ -36,3 +36,8 @@ def slow_down(engine, seconds=0.004):
     """Makes every step take a while, so that a request is surely still running when the test comes to it."""
     commit = engine._loop._runner._commit
     engine._loop._runner._commit = lambda *inputs: (time.sleep(seconds), commit(*inputs))
+
+
+def ids(results):
+    """The tokens of what generate() returns, in the same shape."""
+    return [ids(result) for result in results] if isinstance(results, list) else results.token_ids
