@@ -2,6 +2,7 @@
 beside an ignore[...], which the checker rejects where it is not needed."""
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -55,6 +56,7 @@ def generate(engine: Engine, n: int | None) -> None:
     assert_type(engine.generate("x", n=n), Generation | list[Generation])
     assert_type(engine.chat(MESSAGES), Generation)
     assert_type(engine.chat(MESSAGES, n=2, tools=[{"type": "function"}], threshold=0.7), list[Generation])
+    engine.chat([{"role": "user", "content": [{"type": "text", "text": "x"}]}], continue_final_message=True)
     assert_type(engine.chat_prompt(MESSAGES, add_generation_prompt=False), str)
 
 
@@ -106,7 +108,22 @@ def watch(engine: Engine) -> None:
         assert_type(engine.tokenizer.encode("x"), list[int])
 
 
+@dataclass(frozen=True)
+class Everything:
+    """A policy of one's own."""
+
+    rule = None
+    wants = "open"
+
+    def parameters(self) -> tuple[float, ...]:
+        return ()
+
+    def select(self, open: torch.Tensor, stats: policies.Statistics) -> torch.Tensor:
+        return open
+
+
 def choose() -> list[Policy]:
+    SamplingParams(policy=Everything())
     assert_type(policies.Threshold(0.9), Threshold)
     assert_type(edlm_engine.policies.EntropyBound(0.1), EntropyBound)
     assert_type(policies.parse("threshold:0.8"), Policy)
@@ -146,6 +163,7 @@ def wrong(engine: Engine) -> None:
     SamplingParams(max_tokens=5)  # type: ignore[call-arg]
     SamplingParams(temperature="hot")  # type: ignore[arg-type]
     SamplingParams(policy=0.9)  # type: ignore[arg-type]
+    SamplingParams(policy=policies.Statistics)  # type: ignore[arg-type]
     Threshold("much")  # type: ignore[arg-type]
     engine.generate("x", max_tokens=5)  # type: ignore[call-overload]
     engine.generate("x", temperature="hot")  # type: ignore[call-overload]
