@@ -209,12 +209,7 @@ class Engine:
     ) -> Coroutine[Any, Any, Generation]: ...
     @overload
     def agenerate(
-        self,
-        prompt: Prompts,
-        params: ParamsList = None,
-        *,
-        n: None = None,
-        **options: Unpack[StreamOptions],
+        self, prompt: Prompts, params: ParamsList = None, *, n: None = None, **options: Unpack[StreamOptions]
     ) -> Coroutine[Any, Any, list[Generation]]: ...
     @overload
     def agenerate(  # type: ignore[overload-overlap]
@@ -268,13 +263,9 @@ class Engine:
         self, messages: Messages, params: Params = None, *, n: int, **options: Unpack[ChatOptions]
     ) -> list[Generation]: ...
     def chat(
-        self,
-        messages: Messages,
-        params: Params = None,
-        *,
-        n: int | None = None,
+        self, messages: Messages, params: Params = None, *, n: int | None = None,
         **options: Unpack[ChatOptions],
-    ) -> Any:
+    ) -> Any:  # fmt: skip
         """Answer messages ({"role": ..., "content": ...}) through the checkpoint's chat template.
 
         tools, documents, template_kwargs: what the template may use, as in transformers' apply_chat_template.
@@ -296,13 +287,9 @@ class Engine:
 
     @overload
     def achat(
-        self,
-        messages: Messages,
-        params: Params = None,
-        *,
-        n: None = None,
+        self, messages: Messages, params: Params = None, *, n: None = None,
         **options: Unpack[ChatStreamOptions],
-    ) -> Coroutine[Any, Any, Generation]: ...
+    ) -> Coroutine[Any, Any, Generation]: ...  # fmt: skip
     @overload
     def achat(
         self, messages: Messages, params: Params = None, *, n: int, **options: Unpack[ChatStreamOptions]

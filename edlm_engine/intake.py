@@ -159,7 +159,7 @@ class Intake:
         ids = []
         for i, token in enumerate(plain(prompt, where)):
             try:
-                ids.append(index(token.item() if hasattr(token, "item") else token))
+                ids.append(index(token))
             except (TypeError, ValueError, RuntimeError):
                 raise TypeError(f"{where}[{i}] must be a token id (int), got {shown(token)}") from None
             if not 0 <= ids[-1] < self.config.vocab_size:
