@@ -147,6 +147,14 @@ def test_timeout_while_waiting(narrow):
     eventually(lambda: idle(narrow))
 
 
+def test_the_time_limit_counts_the_waiting(narrow):
+    stream = narrow.stream(PROMPT, timeout=60, **LONG)
+    next(stream)
+    stream._request.submitted -= 61  # as if it had waited before it was admitted
+    with pytest.raises(RequestTimeoutError):
+        list(stream)
+
+
 def test_timeout_of_streams(engine):
     slow_down(engine, 0.01)
     with pytest.raises(RequestTimeoutError):
