@@ -8,7 +8,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _SHORT.maxlevel = 3
 
 
-def shown(value) -> str:
+def shown(value: object) -> str:
     """`value` as messages show it: its repr, which escapes what would act on a terminal, cut if long."""
     try:
         return _SHORT.repr(value)
