@@ -144,7 +144,7 @@ def test_any_requests(requests, prefill, block_length, aligned, shift, seed):
     order = [r for _, r in sorted(every, key=lambda pair: pair[0])]
     assert admitted == [r for r in order if r in admitted], "not first come, first served"
     for _, r in every:
-        if r.cancelled and (r.future.cancelled() or r.future.exception()):
+        if r.cancelled and (r.future.cancelled() or r.future.exception(timeout=0)):
             continue
         result, committed = r.future.result(timeout=0), runner.committed[r]
         assert result.token_ids == [committed[i] for i in range(len(result.token_ids))]
@@ -258,3 +258,109 @@ def test_aligned_blocks(prompt):
     first = prompt // 8 * 8
     want = {(start, min(8, prompt + 20 - start), 0) for start in range(first + 8, prompt + 20, 8)}
     assert seen == want | {(first, 8, prompt - first)}
+
+
+def commit_whole_blocks(runner, token=lambda j: 5 + j):
+    """The runner commits every open position at once: token(j) at place j of the block."""
+
+    def commit(sequence, inputs, first):
+        host, slot = runner.state.host, sequence.slot
+        for j in host.open[slot].nonzero()[0].tolist():
+            host.tokens[slot, j], host.open[slot, j], host.wanted[slot, j] = token(j), 0, 0
+            host.confidence[slot, j], host.entropy[slot, j], host.commit_step[slot, j] = 0.5, 0.25, 0
+        host.step[slot], host.status[slot] = 1, 1
+
+    runner.commit = commit
+
+
+def test_seconds_count_from_the_submission():
+    scheduler, runner = build()
+    r = request(5, 5)
+    r.submitted -= 100
+    run(scheduler, runner, [(0, r)])
+    assert 100 < r.future.result(timeout=0).seconds < 200
+
+
+def test_only_prompts_take_from_the_rows_of_prompts():
+    scheduler, runner = build(max_rows=16)
+    first, second = request(8, 60, ignore_eos=True), request(16, 8)
+    run(scheduler, runner, [(0, first), (2, second)])
+    assert second.future.result(timeout=0).forwards.prefill == 0
+
+
+def test_a_bidirectional_prompt_beyond_the_rows_runs_without_other_prompts():
+    scheduler, runner = build(prefill="bidirectional", max_rows=64)
+    prompts, step = [], runner.step
+    runner.step = lambda inputs: (prompts.append(int((inputs.query_blocks[:, 1] == 0).sum())), step(inputs))
+    run(scheduler, runner, [(0, request(100, 8)) for _ in range(3)])
+    assert prompts[:3] == [1, 1, 1] and not any(prompts[3:])
+
+
+@pytest.mark.parametrize("end", ("result", "error", "cancelled"))
+def test_pages_are_free_before_the_caller_hears_of_the_end(end):
+    """Else a caller that asks again at once may find no room."""
+    scheduler, runner = build()
+    free, r = [], request(5, 20, ignore_eos=True)
+
+    def note(_):
+        free.append((scheduler.cache.free_tokens, len(scheduler.running)))
+
+    r.future.add_done_callback(note)
+    r.on_chunk = {"result": lambda chunk: chunk.generation and note(chunk), "error": broken}.get(end)
+    run(scheduler, runner, [(0, r)], cancellations=[(1, r)] if end == "cancelled" else ())
+    assert free == [(512, 0)] * (2 if end == "result" else 1)
+
+
+def test_the_last_chunk_ends_where_the_output_ends():
+    scheduler, runner = build()
+    commit_whole_blocks(runner, lambda j: EOS if j == 2 else 5)
+    chunks, r = [], request(5, 20)
+    r.on_chunk = chunks.append
+    run(scheduler, runner, [(0, r)])
+    (last,) = chunks
+    assert (last.positions, last.token_ids, last.confidences) == ([0, 1, 2], [5, 5, EOS], [0.5] * 3)
+    result = r.future.result(timeout=0)
+    assert last.generation is result and result.finish_reason == "eos"
+    assert len(result.confidences) == len(result.entropies) == len(result.commit_steps) == 3
+
+
+@pytest.mark.parametrize("where", ("step", "end"))
+def test_who_comes_after_a_failed_one_misses_no_step(where):
+    """Two of three fail in the very step that finishes a block of all."""
+    scheduler, runner = build()
+    commit_whole_blocks(runner)
+    requests = [request(5, 8 if where == "end" else 24, ignore_eos=True) for _ in range(3)]
+    requests[0].on_chunk = requests[1].on_chunk = broken
+    run(scheduler, runner, [(0, r) for r in requests])
+    for r in requests[:2]:
+        assert str(r.future.exception(timeout=0)) == "broken listener"
+    result = requests[2].future.result(timeout=0)
+    count = 1 if where == "end" else 3
+    assert result.token_ids == list(range(5, 13)) * count
+    assert (result.nfe, result.commit_steps, result.entropies) == (count, [0] * 8 * count, [0.25] * 8 * count)
+
+
+def test_a_stop_id_ends_the_output_though_it_is_an_eos_to_ignore():
+    scheduler, runner = build()
+    commit_whole_blocks(runner, lambda j: EOS if j == 2 else 5)
+    r = request(5, 20, ignore_eos=True, stop_token_ids=(EOS,))
+    run(scheduler, runner, [(0, r)])
+    assert (r.future.result(timeout=0).finish_reason, r.future.result().token_ids) == ("stop", [5, 5, EOS])
+
+
+def test_a_policy_that_cannot_say_its_numbers_is_not_lost():
+    """What fails while a request is admitted leaves it among those that run, so that it can be failed."""
+
+    class Broken:
+        rule, wants, select = None, "open", None
+
+        def parameters(self):
+            return broken()
+
+    scheduler, _ = build()
+    scheduler.waiting.append(r := request(5, 5, policy=Broken()))
+    with pytest.raises(RuntimeError, match="broken listener"):
+        scheduler.admit()
+    (sequence,) = scheduler.running
+    scheduler.fail(sequence, ValueError("policy"))
+    assert isinstance(r.future.exception(timeout=0), ValueError) and scheduler.cache.free_tokens == 512
