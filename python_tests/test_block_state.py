@@ -18,6 +18,16 @@ def state() -> BlockState:
     return state
 
 
+def test_open_is_no_token():
+    assert OPEN < 0
+
+
+def test_only_cuda_needs_memory_that_is_pinned():
+    """Which there is none of on other machines: torch would refuse."""
+    state = BlockState(1, 4, MASK, device="meta")
+    assert state.host_records.device.type == "cpu" and state.records.device.type == "meta"
+
+
 @pytest.mark.parametrize("block_length", range(1, 9))
 def test_fields_share_no_word_and_records_are_of_whole_16_bytes(block_length):
     words = record_words(block_length)
