@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -188,3 +190,90 @@ def test_bad_arguments():
         ops.linear(x.to(torch.float8_e4m3fn), torch.ones(2), weight, out)
     with pytest.raises(ValueError, match="a float8 weight is packed for a GPU only"):
         ops.pack_fp8_weight(x.to(torch.float8_e4m3fn), torch.ones(2))
+
+
+def test_a_quantised_layer_takes_what_was_quantised_for_it():
+    """An op before it has filled the buffers; the layer's own x is then of no use."""
+    weight, rows = quantize_weight(tensor((48, 64), torch.float32, 0)), layers.QuantizedRows(64)
+    layer = layers.make_linear(weight, rows)
+    x = tensor((5, 64), torch.float32, 1)
+    want = layer(x, torch.empty(5, 48)).clone()
+    buffers = layer.quantized_input(5)
+    assert buffers[0].shape == (5, 64) and buffers[1].shape == (5,)
+    ops.quantize_rows(x, *buffers)
+    out = torch.empty(5, 48)
+    assert layer(torch.full((5, 64), torch.nan), out, buffers) is out
+    assert torch.equal(out, want)
+
+
+@pytest.mark.parametrize("kind", (layers.DenseLinear, layers.PackedLinear))
+def test_other_layers_want_nothing_quantised(kind):
+    weight, x = tensor((48, 64), torch.float32, 0), tensor((5, 64), torch.float32, 1)
+    layer, out = kind(weight), torch.empty(5, 48)
+    assert layer.quantized_input(5) is layers.NOTHING == (None, None)
+    assert layer(x, out) is out
+    assert_close(out, x.double() @ weight.double().T, 1e-5, 2e-5)
+
+
+def test_a_dense_layer_multiplies_with_the_products_that_were_found():
+    class Products:
+        def multiply(self, x, weight, out):
+            return "found", x, weight, out
+
+    weight, x, out = torch.ones(3, 4), torch.ones(2, 4), torch.empty(2, 3)
+    found, *arguments = layers.DenseLinear(weight, Products())(x, out)
+    assert (
+        found == "found" and [a is b for a, b in zip(arguments, (x, weight, out), strict=True)] == [True] * 3
+    )
+
+
+@pytest.mark.parametrize("on_gpu", (False, True))
+def test_buffers_of_rows(on_gpu, monkeypatch):
+    """They grow by powers of two. On a GPU the old ones stay: captured graphs go on using them."""
+    monkeypatch.setattr(layers.packing, "on_gpu", lambda device: on_gpu)
+    rows = layers.QuantizedRows(8, rows=3)
+    q, scale = rows.buffers(2, 6)
+    assert q.shape == (2, 6) and scale.shape == (2,) and q.dtype == torch.uint8
+    assert rows.buffers(3, 8)[0].data_ptr() == q.data_ptr()
+    old = [weakref.ref(q._base), weakref.ref(scale._base)]
+    for count in (5, 8):
+        grown = rows.buffers(count, 8)[0]
+        assert grown.shape == (count, 8) and grown._base.numel() == 64
+    del q, scale
+    assert [ref() is not None for ref in old] == [on_gpu] * 2
+    assert len(rows._outgrown) == on_gpu
+
+
+@pytest.mark.parametrize(("rows", "unpacks"), [(layers.MANY_ROWS - 1, False), (layers.MANY_ROWS, True)])
+def test_many_rows_on_a_gpu_are_multiplied_unpacked(rows, unpacks, monkeypatch):
+    weight, x = tensor((48, 64), torch.float32, 0), tensor((rows, 64), torch.float32, 1)
+    layer, calls = layers.PackedLinear(weight), []
+    monkeypatch.setattr(layers.ops, "unpack_weight", lambda *a: (calls.append(a[1:]), weight)[1])
+    monkeypatch.setattr(layer, "_on_gpu", True)
+    out = torch.empty(rows, 48)
+    assert layer(x, out) is out
+    assert calls == [(48, 64, torch.float32)] * unpacks
+    assert_close(out, x.double() @ weight.double().T, 1e-5, 2e-5)
+
+
+@pytest.mark.parametrize("ours_wins", (True, False))
+def test_a_gpu_measures_each_shape_once(ours_wins, monkeypatch):
+    timed = []
+
+    def time_on_gpu(layer, weight):
+        timed.append(type(layer))
+        return [1.0 if (type(layer) is layers.PackedLinear) == ours_wins else 2.0]
+
+    monkeypatch.setattr(layers, "time_on_gpu", time_on_gpu)
+    choices, weight = layers.GpuChoices(), tensor((48, 64), torch.bfloat16, 0)
+    for _ in range(2):
+        layer = layers._fastest_on_gpu(weight, choices)
+        assert type(layer) is (layers.PackedLinear if ours_wins else layers.DenseLinear)
+    assert timed == [layers.PackedLinear, layers.DenseLinear]
+    assert choices.packed_won == {(48, 64, torch.bfloat16): ours_wins}
+    assert type(layers._fastest_on_gpu(weight.float(), choices)) is layers.DenseLinear and len(timed) == 2
+
+
+def test_which_layer_elsewhere():
+    weight = torch.empty(48, 64, device="meta")
+    assert type(layers.make_linear(weight, layers.QuantizedRows(64))) is layers.DenseLinear

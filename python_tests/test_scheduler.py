@@ -96,7 +96,7 @@ def request(prompt: int, new: int, **options) -> Request:
     return Request([i % 100 for i in range(prompt)], params, 0, Transcript(params, (EOS,), None))
 
 
-def run(scheduler, runner, arrivals, *, cancellations=(), on_step=lambda: None, limit=4000) -> list[Request]:
+def run(scheduler, runner, arrivals, *, cancellations=(), on_step=lambda: None, limit=1500) -> list[Request]:
     """Step until nothing is left; returns the requests in the order of their admission.
 
     arrivals, cancellations: (step, request) pairs.
@@ -364,3 +364,68 @@ def test_a_policy_that_cannot_say_its_numbers_is_not_lost():
     (sequence,) = scheduler.running
     scheduler.fail(sequence, ValueError("policy"))
     assert isinstance(r.future.exception(timeout=0), ValueError) and scheduler.cache.free_tokens == 512
+
+
+def test_who_may_begin():
+    scheduler, _ = build(slots=1)
+    assert not scheduler.can_admit
+    scheduler.waiting.extend([request(100, 28), request(1, 1)])
+    assert scheduler.can_admit
+    scheduler.admit()
+    assert len(scheduler.running) == 1 and not scheduler.can_admit  # no slot
+
+
+def test_who_is_cancelled_while_waiting_leaves_the_queue_at_once():
+    scheduler, _ = build(slots=1)
+    scheduler.waiting.extend(requests := [request(5, 5) for _ in range(3)])
+    scheduler.admit()
+    requests[1].cancelled = True
+    scheduler.drop_cancelled()
+    assert list(scheduler.waiting) == requests[2:] and requests[1].future.cancelled()
+    assert not requests[2].future.cancelled() and len(scheduler.running) == 1
+
+
+class Own:
+    """A policy without a native rule."""
+
+    rule, wants, select = None, "open", None
+
+    def parameters(self):
+        return ()
+
+
+def test_when_the_host_must_lead():
+    """While a prompt has rows of its own, and for policies that only it knows."""
+    for policy, must in ((None, False), (Own(), True)):
+        scheduler, runner = build(max_rows=16)
+        commit_whole_blocks(runner)
+        scheduler.waiting.append(request(40, 40, ignore_eos=True, policy=policy))
+        scheduler.admit()
+        assert not scheduler.state.host.active.any()
+        found = []
+        for _ in range(4):
+            found.append((scheduler.prompts_due, scheduler.host_must_lead))
+            scheduler.begin(plan := scheduler.plan())
+            runner.step(scheduler.lay_out(plan))
+            scheduler.finish(plan)
+        assert found == [(True, True)] * 3 + [(False, must)]
+        assert scheduler.state.host.active.tolist() == [1, 0, 0]
+
+
+def test_slots_by_the_policies_that_select_in_them():
+    scheduler, _ = build(slots=4)
+    first, second = Own(), Own()
+    policies = [first, None, second, first]
+    scheduler.waiting.extend(request(5, 5, policy=policy) for policy in policies)
+    scheduler.admit()
+    slots = [sequence.slot for sequence in scheduler.running]
+    assert scheduler.plan().selecting() == {first: [slots[0], slots[3]], second: [slots[2]]}
+
+
+def test_reading_is_a_moment():
+    moments = []
+    scheduler, runner = build()
+    scheduler._observers.begin = moments.append
+    scheduler._observers.end = lambda moment: moments.append(f"/{moment}")
+    run(scheduler, runner, [(0, request(5, 1))])
+    assert moments == ["read", "/read"]
