@@ -281,3 +281,9 @@ def test_progress_shows_on_a_terminal_alone(folder, monkeypatch, terminal):
         results = engine.generate([[i] * 9 for i in TEXT_IDS[:5]], max_new_tokens=3, progress=True)
     assert len(results) == 5
     assert all((word in sys.stderr.getvalue()) == terminal for word in ("loading checkpoint", "generating"))
+
+
+def test_a_seed_of_0_is_a_seed_and_a_token_of_0_is_a_token(engine):
+    params = {"max_new_tokens": 30, "temperature": 1.5, "ignore_eos": True}
+    first, second = (engine.generate([0, 5, 0], seed=0, **params) for _ in range(2))
+    assert first.prompt_token_ids == [0, 5, 0] and first.token_ids == second.token_ids

@@ -384,3 +384,37 @@ def test_choice(monkeypatch):
         choose_stepping("graph", "cpu")
     with pytest.raises(ValueError, match="stepping must be one of auto, eager, direct, graph, device"):
         Engine(resolve("edlm-tiny"), stepping="fast")
+
+
+def test_cancelled_while_the_device_leads(folders):
+    """Though nothing else interrupts it."""
+    with Engine(folders["qwen3"], dtype="float32", stepping="direct") as engine:
+        slow_down(engine)
+        stream = engine.stream(prompts(3)[2], max_new_tokens=480, threshold=None, ignore_eos=True)
+        for _ in range(4):
+            next(stream)
+        request = running_request(engine)
+        stream.close()
+        assert_dropped(engine, request)
+
+
+@pytest.mark.timeout(60)
+def test_a_device_two_launches_ahead_overwrites_nothing_unread(folders, monkeypatch):
+    """A listener keeps the host at its first snapshot until all that is queued has run."""
+    steps, plain = [], StaticStep.run
+    monkeypatch.setattr(RunAhead, "_make_way", lambda self, step: Queue(step, self._link, "loop"))
+    monkeypatch.setattr(StaticStep, "run", lambda self, commit: (steps.append(commit), plain(self, commit)))
+    params = SamplingParams(max_new_tokens=300, threshold=None, ignore_eos=True)
+    chunks = {}
+    for stepping in ("eager", "direct"):
+        found = chunks[stepping] = []
+
+        def listen(chunk, found=found, stepping=stepping):
+            found.append((chunk.positions, chunk.token_ids))
+            if stepping == "direct" and len(found) == 2:
+                eventually(lambda: len(steps) >= 128)
+
+        with Engine(folders["qwen3"], dtype="float32", stepping=stepping, num_threads=1) as engine:
+            engine._loop.submit(request := engine._request(prompts(1)[0], params, listen))
+            assert len(request.future.result(30).token_ids) == 300
+    assert chunks["direct"] == chunks["eager"] and len(chunks["eager"]) == 300
