@@ -16,6 +16,7 @@ from test_engine_reference import PREFILLS, RULES, SHAPES, prompts
 
 from edlm_engine import Engine, EngineClosedError, NumericalError, SamplingParams, ops
 from edlm_engine.checkpoints.folder import resolve
+from edlm_engine.core.runner import Runner
 from edlm_engine.device_led.run_ahead import RunAhead, bucket
 from edlm_engine.device_led.static_step import StaticStep
 from edlm_engine.options import choose_stepping
@@ -418,3 +419,35 @@ def test_a_device_two_launches_ahead_overwrites_nothing_unread(folders, monkeypa
             engine._loop.submit(request := engine._request(prompts(1)[0], params, listen))
             assert len(request.future.result(30).token_ids) == 300
     assert chunks["direct"] == chunks["eager"] and len(chunks["eager"]) == 300
+
+
+def test_what_has_ended_takes_no_part_once_the_host_leads_again(folders, monkeypatch):
+    """Two sequences end for the host while the device is still at them; then a third begins in the slot of
+    one, and what the device had left of the other must not go on."""
+    foreign, plain = [], Runner.step
+
+    def step(runner, inputs, selecting):
+        running = {sequence.slot for sequence in engine._loop._scheduler.running}
+        foreign.append(set(inputs.slots.tolist()) - running)
+        plain(runner, inputs, selecting)
+
+    monkeypatch.setattr(Runner, "step", step)
+    params = SamplingParams(max_new_tokens=200, threshold=None, ignore_eos=True)
+    with Engine(folders["qwen3"], dtype="float32", stepping="direct") as engine:
+        want = engine.generate(prompts(3)[1], max_new_tokens=40).token_ids
+        late = engine._request(prompts(3)[1], SamplingParams(max_new_tokens=40))
+        heard = []
+
+        def listen(chunk):
+            heard.append(chunk)
+            if len(heard) == 4:  # the device's first step, of the second sequence
+                engine._loop.submit(late)
+            if len(heard) >= 3:
+                raise RuntimeError("listener")
+
+        leaving = [engine._request(prompt, params, listen) for prompt in prompts(2)]
+        engine._loop.submit(*leaving)
+        for request in leaving:
+            assert "listener" in str(request.future.exception(20))
+        assert late.future.result(20).token_ids == want
+    assert not any(foreign)
