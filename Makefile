@@ -35,6 +35,15 @@ bench: .venv/.installed ## benchmarks of the ops, single-threaded; bench/record.
 compare: .venv/.installed build/compare/.installed ## beside transformers and llama.cpp (ARGS=--quick: 10 minutes)
 	@PYTHONPATH=. build/compare/venv/bin/python bench/compare/run.py $(ARGS)
 
+.PHONY: mutants
+mutants: .venv/.mutants ## plant faults in MODULE=edlm_engine/core/scheduler.py and see which its tests notice (TESTS=…)
+	@test -n "$(MODULE)" || { echo "make mutants wants MODULE=edlm_engine/<file>.py"; exit 1; }
+	@OMP_NUM_THREADS=1 nice -n 19 $(BIN)/python bench/mutants/run.py $(MODULE) $(if $(TESTS),--tests $(TESTS)) $(ARGS)
+
+.venv/.mutants: .venv/.installed pyproject.toml
+	@$(PIP) --quiet --no-build-isolation --editable '.[test,mutants]' "$(TORCH)"
+	@touch $@
+
 # An environment of their own: they must not bend ours.
 build/compare/.installed: Makefile
 	@test -x build/compare/venv/bin/python || $(PYTHON) -m venv build/compare/venv

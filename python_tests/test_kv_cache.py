@@ -76,3 +76,9 @@ def test_sizes(tokens):
     assert cache.num_pages == pages_for(tokens) == -(-tokens // PAGE_LENGTH)
     assert cache.keys[0].shape == cache.values[0].shape == (cache.num_pages, 2, PAGE_LENGTH, 16)
     assert cache.bytes_per_token() == 2 * 2 * 16 * 4
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(3 * PAGE_LENGTH, 3), (100 * PAGE_LENGTH, 512 // PAGE_LENGTH)])
+def test_a_table_is_as_wide_as_the_longest_sequence(tokens, width):
+    """Which the model's positions bound, and the pages there are."""
+    assert new_cache(tokens, 5).page_table.tolist() == [[-1] * width] * 5

@@ -143,7 +143,10 @@ def main():
     given = parser.parse_args()
     module, tests = given.module, given.tests or tests_of(given.module)
     known = equivalents(module)
-    every = [fault for fault in faults_of(ROOT / module) if (fault.before, fault.after) not in known]
+    every = faults_of(ROOT / module)
+    for before, after in known - {(fault.before, fault.after) for fault in every}:
+        print(f"equivalent.toml: {module} has no such fault any more: - {before} + {after}")
+    every = [fault for fault in every if (fault.before, fault.after) not in known]
     faults = every
     if given.sample and given.sample < len(every):
         faults = sorted(random.Random(0).sample(every, given.sample), key=lambda fault: fault.line)
