@@ -429,3 +429,18 @@ def test_reading_is_a_moment():
     scheduler._observers.end = lambda moment: moments.append(f"/{moment}")
     run(scheduler, runner, [(0, request(5, 1))])
     assert moments == ["read", "/read"]
+
+
+def test_what_a_request_asks_for_is_in_the_block_state():
+    scheduler, _ = build()
+    asked = {"temperature": 0.5, "top_k": 9, "top_p": 0.25, "block_length": 4, "stop_token_ids": (11,)}
+    r = request(5, 20, policy="threshold:0.75,max_steps=3", **asked)
+    r.seed = 77
+    scheduler.waiting.append(r)
+    scheduler.admit()
+    host, slot = scheduler.state.host, scheduler.running[0].slot
+    assert (host.temperature[slot], host.top_k[slot], host.top_p[slot]) == (0.5, 9, 0.25)
+    assert host.seed[slot].tolist() == [77, 0] and host.rule_parameters[slot].tolist() == [0.75, 3, 0, 0]
+    assert (host.full_length[slot], host.block_length[slot]) == (4, 4)
+    assert (host.start[slot], host.end[slot], host.pending[slot]) == (5, 25, 0)
+    assert sorted(host.stop_ids[slot].tolist()) == [-1] * 6 + [11, EOS]

@@ -81,6 +81,7 @@ def test_an_end_within_a_block_that_is_not_full():
     steps = Steps(5, 20)
     steps.commit({3: 13})
     result = steps.commit({0: 10, 1: EOS, 6: 16})
+    assert [len(result.confidences), len(result.entropies), len(result.commit_steps)] == [2, 2, 2]
     assert result.token_ids == [10, EOS] and result.finish_reason == "eos"
     assert result.commit_steps == [1, 1] and result.confidences == [10 / 128, EOS / 128]
     assert steps.reader.chunk(steps.sequence, result).positions == [0, 1]

@@ -75,6 +75,15 @@ def close(thread: SteppingThread):
     assert not closing.is_alive()
 
 
+def until_closed(thread: SteppingThread):
+    """Wait until close() has said what it wants."""
+    end = time.monotonic() + SOON
+    with pytest.raises(EngineClosedError):
+        while time.monotonic() < end:
+            thread.submit()
+            time.sleep(0.001)
+
+
 def alive() -> int:
     return sum(thread.name == "edlm-engine" for thread in threading.enumerate())
 
@@ -199,7 +208,7 @@ def test_cancelled_before_the_next_step(made):
 def test_close_waits_for_the_step_under_way(made):
     thread, _, runner, _ = made()
     begun, ended = threading.Event(), []
-    runner.on_step = lambda: (begun.set(), time.sleep(0.2), ended.append(1))
+    runner.on_step = lambda: (begun.set(), until_closed(thread), time.sleep(0.1), ended.append(1))
     before = alive()
     thread.submit(r := request(5, 400, ignore_eos=True))
     assert begun.wait(SOON)
@@ -227,20 +236,16 @@ def test_close_leaves_nobody_waiting(made, led):
     """Who runs, who has no slot yet, and who has just come; a future that was cancelled stays so."""
     thread, scheduler, runner, _ = made(slots=2, led=led)
     first, second, waiting, gone, new = (request(5, 200, ignore_eos=True) for _ in range(5))
-    begun, go_on = threading.Event(), threading.Event()
-    runner.on_step = lambda: runner.steps == 3 and (begun.set(), go_on.wait(SOON))
+    begun = threading.Event()
+    runner.on_step = lambda: runner.steps == 3 and (begun.set(), until_closed(thread))
     thread.submit(first, second, waiting, gone)
     assert begun.wait(SOON)
     assert gone.future.cancel()
     thread.submit(new)
-    closing = threading.Thread(target=thread.close)
-    closing.start()
-    time.sleep(0.05)  # until it has said so
-    go_on.set()
-    closing.join(SOON)
+    close(thread)
     for r in (first, second, waiting, new):
         assert isinstance(r.future.exception(SOON), EngineClosedError)
-    assert gone.future.cancelled() and runner.steps <= 4 and not scheduler.waiting
+    assert gone.future.cancelled() and runner.steps == 3 and not scheduler.waiting
 
 
 def test_a_listener_may_close(made):

@@ -2,16 +2,18 @@
 
 python bench/mutants/run.py edlm_engine/core/scheduler.py [--tests FILE …] [--sample N] [--no-record]
 
-The tests run in a copy of the tree, each time in a process of their own, forked from one in which torch is
-loaded already. Prints the score and what survived, and keeps them in bench/results/mutants.json. A run that
-takes too long has noticed its fault by time. equivalent.toml lists what computes the same as the right code,
-and does not count.
+The tests run in a copy of the tree, each time in a process of their own, forked from one in which all that
+does not change is loaded already. Prints the score and what survived, and keeps them in the file RESULTS. A
+run that takes too long has noticed its fault by time. equivalent.toml lists what computes the same as the
+right code, and does not count.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import gc
+import importlib
 import importlib.util
 import json
 import multiprocessing
@@ -30,7 +32,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import torch  # noqa: F401  which the tests' processes find loaded
 from faults import Fault, faults_of
 
 HERE = Path(__file__).resolve().parent
@@ -38,6 +39,11 @@ ROOT = HERE.parents[1]
 RESULTS = ROOT / "bench/results/mutants.json"
 SLOWEST = 5  # times as long as the right code may a run take, and LEAST_S more
 LEAST_S = 10
+# What the tests' processes find loaded: all that does not change from one fault to the next.
+LOADED = (
+    "torch", "numpy", "safetensors.torch", "tokenizers", "huggingface_hub", "jinja2", "rich.progress",
+    "typer", "pytest_timeout", "pytest_benchmark.plugin", "_hypothesis_pytestplugin", "hypothesis.strategies",
+)  # fmt: skip
 
 
 def tests_of(module: str) -> list[str]:
@@ -77,7 +83,11 @@ def _run_pytest(tree: Path, tests: list[str]):
         "mutants", phases=phases, derandomize=True, database=None, deadline=None
     )
     hypothesis.settings.load_profile("mutants")
-    options = ["-x", "-p", "no:cacheprovider", "--rootdir", str(tree)]
+    quick = [
+        "--assert=plain",
+        *(f"-pno:{name}" for name in ("cacheprovider", "anyio", "unraisableexception")),
+    ]
+    options = ["-x", *quick, "--rootdir", str(tree)]
     os._exit(int(pytest.main([*options, *tests])))
 
 
@@ -141,6 +151,9 @@ def main():
     parser.add_argument("--sample", type=int, help="only so many faults, drawn with a fixed seed")
     parser.add_argument("--no-record", action="store_true")
     given = parser.parse_args()
+    for name in LOADED:
+        importlib.import_module(name)
+    gc.freeze()
     module, tests = given.module, given.tests or tests_of(given.module)
     known = equivalents(module)
     every = faults_of(ROOT / module)
