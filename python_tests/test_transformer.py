@@ -27,11 +27,26 @@ def inputs_of(tokens: list[list[int]], slots: list[int], heads: list[int]) -> Fo
     return ForwardInputs(flat, of_slot, positions, table, heads, of_slot[heads], positions[heads], first)
 
 
-@pytest.fixture(scope="module", params=("qwen2", "qwen3", "biases"))
+def with_biases() -> tuple[dict, dict]:
+    """Llama with all biases that there are."""
+    weights = random_weights(config_dict("qwen2"))
+    for name in [name for name in weights if name.endswith("o_proj.weight") or ".mlp." in name]:
+        weights[name.replace("weight", "bias")] = torch.randn(len(weights[name]))
+    silent = dict.fromkeys(("mask_token_id", "block_size", "dlm_paradigm", "qk_norm"))
+    changes = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "mlp_bias": True, **silent}
+    return config_dict("qwen2", **changes), weights
+
+
+@pytest.fixture(scope="module", params=("qwen2", "qwen3", "biases", "other sizes"))
 def model(request, tmp_path_factory) -> tuple[Transformer, reference.Model]:
-    changes = {} if request.param != "biases" else {"hidden_size": 96, "num_hidden_layers": 3, "head_dim": 32}
-    config = config_dict("qwen2" if request.param == "qwen2" else "qwen3", **changes)
-    folder = write_checkpoint(tmp_path_factory.mktemp("model"), config, random_weights(config))
+    if request.param == "biases":
+        config, weights = with_biases()
+    else:
+        sizes = {"hidden_size": 96, "num_hidden_layers": 3, "head_dim": 32}
+        shape, changes = ("qwen3", sizes) if request.param == "other sizes" else (request.param, {})
+        config = config_dict(shape, **changes)
+        weights = random_weights(config)
+    folder = write_checkpoint(tmp_path_factory.mktemp("model"), config, weights)
     checkpoint = Checkpoint(folder)
     made = load_transformer(checkpoint.model, checkpoint, checkpoint.names, torch.float32)
     return made, reference.load(folder)
