@@ -451,3 +451,13 @@ def test_what_has_ended_takes_no_part_once_the_host_leads_again(folders, monkeyp
             assert "listener" in str(request.future.exception(20))
         assert late.future.result(20).token_ids == want
     assert not any(foreign)
+
+
+def test_a_way_is_made_once_for_each_bucket(folders, monkeypatch):
+    """On a GPU each of them is a graph to capture."""
+    made, plain = [], RunAhead._make_way
+    monkeypatch.setattr(RunAhead, "_make_way", lambda self, step: (made.append(step), plain(self, step))[1])
+    with Engine(folders["qwen3"], dtype="float32", stepping="direct", max_batch_size=4) as engine:
+        for count in (1, 2, 1, 2, 3, 4):
+            engine.generate([[5, 6]] * count, max_new_tokens=40, ignore_eos=True)
+    assert len(made) == 3

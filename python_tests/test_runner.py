@@ -47,13 +47,13 @@ class State(BlockState):
         super().download()
 
 
-def begun(mask=7, slots=2, policy=None) -> tuple[Runner, Model, State]:
+def begun(mask=7, slots=2, policy=None, length=WIDTH) -> tuple[Runner, Model, State]:
     model = Model()
     state = State(model.log, mask, slots)
     for slot in range(slots):
         state.begin_request(slot, policy or policies.Threshold())
         state.begin_sequence(slot, 0, [], 64, WIDTH, ())
-        state.begin_block(slot, [OPEN] * WIDTH)
+        state.begin_block(slot, [OPEN] * length)
         state.host.active[slot] = 1
     return Runner(model, None, state), model, state
 
@@ -88,19 +88,22 @@ def test_the_mask_is_never_chosen(mask, forbidden):
     assert model.asked[0][1] == forbidden
 
 
-def test_buffers_grow_and_stay():
-    runner, model, _ = begun(slots=8)
-    for slots in (1, 3, 2, 3, 8):
-        model.log.clear()
-        runner.state.upload()
-        runner.compute(inputs_of(slots, WIDTH, 8))
-    for count, _, ids, stats in model.asked:
+@pytest.mark.parametrize("length", (1, 3, 4))
+def test_buffers_grow_and_stay(length):
+    """To powers of two; then they are the same memory for all that fits."""
+    runner, model, state = begun(slots=8, length=length)
+    places = {}
+    for slots in (1, 3, 2, 3, 5, 8, 8, 1):
+        state.upload()
+        runner.compute(inputs_of(slots, length, 8))
+        count, _, ids, stats = model.asked[-1]
         assert ids.shape == (count, len(ops.ID_COLUMNS)) and ids.dtype == torch.int32
         assert stats.shape == (count, len(ops.STAT_COLUMNS)) and stats.dtype == torch.float32
-    places = [ids.data_ptr() for *_, ids, _ in model.asked]
-    assert places[1] == places[2] == places[3] != places[4]
+        capacity = len(runner.buffers()[0])
+        assert capacity & (capacity - 1) == 0 and count <= capacity
+        assert places.setdefault(capacity, ids.data_ptr()) == ids.data_ptr()
     ids, stats, of_model = runner.buffers()
-    assert len(ids) == len(stats) == 32 and of_model == "the model's"
+    assert len(ids) == len(stats) == {1: 8, 3: 32, 4: 32}[length] and of_model == "the model's"
 
 
 class OnlyTheFirst(policies.Threshold):
