@@ -348,22 +348,18 @@ def test_a_stop_id_ends_the_output_though_it_is_an_eos_to_ignore():
     assert (r.future.result(timeout=0).finish_reason, r.future.result().token_ids) == ("stop", [5, 5, EOS])
 
 
-def test_a_policy_that_cannot_say_its_numbers_is_not_lost():
-    """What fails while a request is admitted leaves it among those that run, so that it can be failed."""
-
+def test_a_policy_that_cannot_say_its_numbers_fails_its_request_alone():
     class Broken:
         rule, wants, select = None, "open", None
 
         def parameters(self):
             return broken()
 
-    scheduler, _ = build()
-    scheduler.waiting.append(r := request(5, 5, policy=Broken()))
-    with pytest.raises(RuntimeError, match="broken listener"):
-        scheduler.admit()
-    (sequence,) = scheduler.running
-    scheduler.fail(sequence, ValueError("policy"))
-    assert isinstance(r.future.exception(timeout=0), ValueError) and scheduler.cache.free_tokens == 512
+    scheduler, runner = build()
+    bad, good = request(5, 5, policy=Broken()), request(5, 5)
+    run(scheduler, runner, [(0, bad), (0, good)])
+    assert str(bad.future.exception(timeout=0)) == "broken listener"
+    assert good.future.result(timeout=0).token_ids and scheduler.cache.free_tokens == 512
 
 
 def test_who_may_begin():
@@ -380,7 +376,7 @@ def test_who_is_cancelled_while_waiting_leaves_the_queue_at_once():
     scheduler.waiting.extend(requests := [request(5, 5) for _ in range(3)])
     scheduler.admit()
     requests[1].cancelled = True
-    scheduler.drop_cancelled()
+    scheduler.drop_ended()
     assert list(scheduler.waiting) == requests[2:] and requests[1].future.cancelled()
     assert not requests[2].future.cancelled() and len(scheduler.running) == 1
 

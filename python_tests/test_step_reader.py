@@ -17,6 +17,7 @@ class Steps:
     def __init__(self, prompt: int, new: int, aligned=False, **options):
         self.chunks, self.request = [], request(prompt, new, **options)
         self.request.on_chunk = self.chunks.append
+        self.request.admitted = self.request.submitted + 1
         self.state = BlockState(3, WIDTH, MASK)
         self.sequence = Sequence(self.request, SLOT, WIDTH, aligned=aligned, shift=False)
         self.reader = StepReader(self.state)
@@ -69,6 +70,7 @@ def test_blocks_follow_each_other_to_the_result():
     assert result.entropies == [t / 64 for t in result.token_ids]
     assert result.commit_steps == [0, 1] * 4 + [0, 0]
     assert result.prompt_token_ids == steps.request.prompt and 5 < result.seconds < 60
+    assert result.queue_seconds == pytest.approx(6)
     assert result.nfe == 3 == result.forwards.denoising and result.forwards.prefill == 3
     assert result.tokens_per_forward == 10 / 3
     assert len(steps.chunks) == 2  # the last is the scheduler's to give

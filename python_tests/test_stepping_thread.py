@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import deque
 
 import pytest
 import torch
@@ -22,7 +21,8 @@ class Runner:
 
     def __init__(self, fake):
         commit_whole_blocks(fake)
-        self._step, self.steps, self.on_step = fake.step, 0, lambda: None
+        self.state, self._step = fake.state, fake.step
+        self.steps, self.on_step = 0, lambda: None
 
     def step(self, inputs, selecting):
         self.steps += 1
@@ -172,24 +172,22 @@ def test_a_leader_is_interrupted_by_what_can_begin_and_by_that_alone(made, room)
 
 
 def test_a_request_that_comes_while_others_are_taken_in_is_not_lost(made):
-    """Else it would be cleared away with them."""
     thread, scheduler, _, leader = made(led=True)
     first, second, late = (request(5, 40, ignore_eos=True) for _ in range(3))
-    callers = []
+    add = scheduler.add
 
-    class Waiting(deque):
-        def extend(self, requests):
-            super().extend(requests)
-            if second in self and not callers:
-                callers.append(threading.Thread(target=thread.submit, args=(late,)))
-                callers[0].start()
-                callers[0].join(0.2)
+    def add_slowly(one):
+        add(one)
+        if one is second:
+            caller = threading.Thread(target=thread.submit, args=(late,))
+            caller.start()
+            caller.join(0.2)
 
     def come():
         leader.before_asking = lambda: None
         thread.submit(second)
 
-    scheduler.waiting, leader.before_asking = Waiting(), come
+    scheduler.add, leader.before_asking = add_slowly, come
     thread.submit(first)
     for r in (first, second, late):
         assert len(r.future.result(SOON).token_ids) == 40
