@@ -416,7 +416,9 @@ def test_a_device_two_launches_ahead_overwrites_nothing_unread(folders, monkeypa
                 eventually(lambda: len(steps) >= 128)
 
         with Engine(folders["qwen3"], dtype="float32", stepping=stepping, num_threads=1) as engine:
-            engine._loop.submit(request := engine._request(prompts(1)[0], params, listen))
+            request = engine._intake.request(prompts(1)[0], params)
+            request.on_chunk = listen
+            engine._loop.submit(request)
             assert len(request.future.result(60).token_ids) == 300
     assert chunks["direct"] == chunks["eager"] and len(chunks["eager"]) == 300
 
@@ -435,7 +437,7 @@ def test_what_has_ended_takes_no_part_once_the_host_leads_again(folders, monkeyp
     params = SamplingParams(max_new_tokens=200, threshold=None, ignore_eos=True)
     with Engine(folders["qwen3"], dtype="float32", stepping="direct") as engine:
         want = engine.generate(prompts(3)[1], max_new_tokens=40).token_ids
-        late = engine._request(prompts(3)[1], SamplingParams(max_new_tokens=40))
+        late = engine._intake.request(prompts(3)[1], SamplingParams(max_new_tokens=40))
         heard = []
 
         def listen(chunk):
@@ -445,7 +447,9 @@ def test_what_has_ended_takes_no_part_once_the_host_leads_again(folders, monkeyp
             if len(heard) >= 3:
                 raise RuntimeError("listener")
 
-        leaving = [engine._request(prompt, params, listen) for prompt in prompts(2)]
+        leaving = [engine._intake.request(prompt, params) for prompt in prompts(2)]
+        for request in leaving:
+            request.on_chunk = listen
         engine._loop.submit(*leaving)
         for request in leaving:
             assert "listener" in str(request.future.exception(20))

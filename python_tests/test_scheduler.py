@@ -9,7 +9,7 @@ from checkpoints import config_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edlm_engine import NumericalError, SamplingParams
+from edlm_engine import NumericalError, RequestTimeoutError, SamplingParams
 from edlm_engine.config import DecodingConfig
 from edlm_engine.core.requests import Request
 from edlm_engine.core.scheduler import Scheduler
@@ -440,3 +440,79 @@ def test_what_a_request_asks_for_is_in_the_block_state():
     assert (host.full_length[slot], host.block_length[slot]) == (4, 4)
     assert (host.start[slot], host.end[slot], host.pending[slot]) == (5, 25, 0)
     assert sorted(host.stop_ids[slot].tolist()) == [-1] * 6 + [11, EOS]
+
+
+def test_the_highest_priority_first_then_first_come():
+    scheduler, _ = build(slots=1)
+    requests = [request(5, 5) for _ in range(6)]
+    for r, priority in zip(requests, (0, 2, 0, 2, -1, 1), strict=True):
+        r.priority = priority
+        scheduler.add(r)
+    assert [requests.index(r) for r in scheduler.waiting] == [1, 3, 5, 0, 2, 4]
+    scheduler.admit()
+    assert [s.request for s in scheduler.running] == [requests[1]]
+
+
+def test_whose_time_is_over():
+    """One that runs, one that waits, one that has still time, and one whose caller has gone as well."""
+    scheduler, runner = build(slots=2)
+    commit_whole_blocks(runner)
+    runs, stays, waits, gone = requests = [request(5, 60, ignore_eos=True) for _ in range(4)]
+    for r in requests:
+        r.timeout = 1000.0
+        scheduler.add(r)
+    scheduler.admit()
+    scheduler.begin(plan := scheduler.plan())
+    runner.step(scheduler.lay_out(plan))
+    scheduler.finish(plan)
+    for r in (runs, waits, gone):
+        r.submitted -= 1001
+    assert gone.future.cancel()
+    scheduler.drop_ended()
+    message = r"did not finish within timeout=1000 s; it ended"
+    with pytest.raises(RequestTimeoutError, match=f"{message} with 8 tokens generated"):
+        runs.future.result(timeout=0)
+    with pytest.raises(RequestTimeoutError, match=f"{message} waiting for its turn"):
+        waits.future.result(timeout=0)
+    assert gone.future.cancelled() and not stays.future.done() and not scheduler.waiting
+    assert [s.request for s in scheduler.running] == [stays] and scheduler.counters.failed == 2
+
+
+def test_what_is_counted():
+    scheduler, runner = build(slots=2)
+    commit_whole_blocks(runner)
+    long, short, bad, gone, left = (request(n, 8 * n, ignore_eos=True) for n in (3, 2, 5, 4, 1))
+    for r in (long, short):
+        r.submitted -= 10
+    bad.on_chunk = broken
+    gone.future.cancel()
+    run(scheduler, runner, [(0, r) for r in (long, short, bad, gone, left)], cancellations=[(0, left)])
+    counters = scheduler.counters
+    assert (counters.finished, counters.failed, counters.cancelled) == (2, 1, 2)
+    assert counters.tokens == 40 and counters.forwards == 5 and counters.prompt_tokens == 10
+    assert counters.steps == 3  # two together, then the third beside the last one of the first
+    assert 20 < counters.queue_seconds < 30 and 0 < counters.run_seconds < 10
+
+
+def test_all_fail_together():
+    scheduler, _ = build(slots=2)
+    requests = [request(5, 5) for _ in range(5)]
+    for r in requests:
+        scheduler.add(r)
+    scheduler.admit()
+    assert requests[3].future.cancel()
+    scheduler.fail_all(error := ValueError("all"))
+    for r in requests[:3] + requests[4:]:
+        assert r.future.exception(timeout=0) is error
+    assert not scheduler.running and not scheduler.waiting and scheduler.cache.free_tokens == 512
+    assert scheduler.counters.failed == 4
+    scheduler.fail_all(error)  # of nobody
+
+
+def test_a_future_that_its_caller_has_ended_already():
+    scheduler, _ = build()
+    scheduler.add(r := request(5, 5))
+    scheduler.admit()
+    r.future.set_result("of its own")
+    scheduler.fail(scheduler.running[0], ValueError("late"))
+    assert r.future.result(timeout=0) == "of its own" and scheduler.cache.free_tokens == 512

@@ -85,7 +85,7 @@ def _positions(source: str, operator: Operator) -> list[tuple[int, int]]:
 
 def _is_star_of_parameters(source: str, mutated: str) -> bool:
     """cosmic-ray takes the `*` before parameters that must be named for a product."""
-    return "def " in mutated and mutated.replace(" /, ", " *, ") == source.replace(" /, ", " *, ")
+    return mutated.replace("/,", "*,") == source.replace("/,", "*,")
 
 
 def _annotations(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
