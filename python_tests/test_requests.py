@@ -9,6 +9,7 @@ from edlm_engine.core.requests import Sequence
 def test_a_request_needs_room_for_its_prompt_and_all_that_may_follow():
     assert request(5, 20).length == 25
     assert request(5, 20) != request(5, 20) and not request(1, 1).cancelled
+    assert request(1, 1).priority == 0 and not request(1, 1).expired
 
 
 @pytest.mark.parametrize(

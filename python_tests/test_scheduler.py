@@ -494,6 +494,19 @@ def test_what_is_counted():
     assert 20 < counters.queue_seconds < 30 and 0 < counters.run_seconds < 10
 
 
+def test_who_runs_counts_as_cancelled_as_well():
+    scheduler, _ = build()
+    gone, left, stays = requests = [request(5, 5) for _ in range(3)]
+    gone.future.cancel()
+    for r in requests:
+        scheduler.add(r)
+    scheduler.admit()
+    assert [s.request for s in scheduler.running] == [left, stays]
+    left.cancelled = True
+    scheduler.drop_ended()
+    assert (scheduler.counters.cancelled, scheduler.counters.failed) == (2, 0)
+
+
 def test_all_fail_together():
     scheduler, _ = build(slots=2)
     requests = [request(5, 5) for _ in range(5)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_scheduler import build, commit_whole_blocks, request
 
-from edlm_engine import EngineClosedError
+from edlm_engine import EngineBusyError, EngineClosedError
 from edlm_engine.core import stepping_thread
 from edlm_engine.core.observers import Observers
 from edlm_engine.core.stepping_thread import SteppingThread
@@ -55,11 +55,11 @@ def made():
     """Makes a thread with its scheduler and runner; all are closed at the end."""
     threads = []
 
-    def make(num_threads=1, led=False, **options):
+    def make(num_threads=1, led=False, max_waiting=None, **options):
         scheduler, fake = build(**options)
         runner = Runner(fake)
         leader = Leader(scheduler, runner) if led else None
-        threads.append(SteppingThread(scheduler, runner, num_threads, leader))
+        threads.append(SteppingThread(scheduler, runner, num_threads, leader, None, max_waiting))
         return threads[-1], scheduler, runner, leader
 
     yield make
@@ -276,3 +276,50 @@ def test_moments_of_a_step():
         assert moments == ["step", "layout", "/layout", "/step"]
     finally:
         thread.close()
+
+
+def test_whatever_ends_the_thread_nobody_waits_in_vain(made):
+    """Who runs, who waits, who has just come and who comes later."""
+    thread, _, runner, _ = made(slots=1)
+    running, waiting, late = (request(5, 40, ignore_eos=True) for _ in range(3))
+
+    def end():
+        thread.submit(late)
+        raise SystemExit("enough")
+
+    runner.on_step = end
+    thread.submit(running, waiting)
+    for r in (running, waiting, late):
+        with pytest.raises(
+            EngineClosedError, match="the engine has broken down: SystemExit: enough"
+        ) as error:
+            r.future.result(SOON)
+        assert isinstance(error.value.__cause__, SystemExit)
+    with pytest.raises(EngineClosedError, match="broken down: SystemExit: enough; create a new one"):
+        thread.submit(request(1, 1))
+    assert thread.closed
+
+
+def test_no_more_wait_than_may(made):
+    """One runs, and two may wait; requests that come together are taken or refused together."""
+    thread, scheduler, runner, _ = made(slots=1, max_waiting=2)
+    begun, go_on = threading.Event(), threading.Event()
+    runner.on_step = lambda: (begun.set(), go_on.wait(SOON))
+    requests = [request(5, 8, ignore_eos=True) for _ in range(6)]
+    with pytest.raises(EngineBusyError, match="4 more requests would make 3 wait; max_waiting is 2"):
+        thread.submit(*requests[:4])
+    thread.submit(requests[0])
+    assert begun.wait(SOON)
+    thread.submit(requests[1])
+    with pytest.raises(EngineBusyError, match="2 more requests would make 3 wait"):
+        thread.submit(*requests[2:4])
+    thread.submit(requests[4])
+    with pytest.raises(EngineBusyError, match="1 more request would make 3 wait"):
+        thread.submit(requests[5])
+    found = thread.stats()
+    assert (found.running, found.waiting, found.finished) == (1, 2, 0)
+    assert (found.pages, found.free_pages, found.page_tokens) == (8, 7, 64)
+    go_on.set()
+    for i in (0, 1, 4):
+        assert len(requests[i].future.result(SOON).token_ids) == 8
+    assert thread.stats().waiting == 0 and scheduler.cache.free_tokens == 512
