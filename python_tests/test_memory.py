@@ -33,10 +33,19 @@ def test_whole_pages(monkeypatch):
     assert [tokens(n, config=odd) for n in (1, 2, 3)] == [128, 256, 320]
 
 
-@pytest.mark.parametrize(("free", "want"), [(1000, 1024), (1024, 1024), (1025, 1088), (10, 640)])
+@pytest.mark.parametrize(("free", "want"), [(1000, 1024), (1024, 1024), (1025, 1088), (160, 640), (400, 640)])
 def test_a_quarter_of_what_is_free_but_one_sequence_always(monkeypatch, free, want):
     with_free(monkeypatch, 4 * free * PER_TOKEN + 3)
-    assert tokens(16) == want and tokens(16, 5000) == 5000
+    assert tokens(16) == want and tokens(16, 4 * free) == 4 * free
+    room = f"room for {4 * free} positions"
+    with pytest.raises(torch.OutOfMemoryError, match=rf"={4 * free + 1} needs 0\.0 GiB, 0\.0 GiB .* {room}"):
+        tokens(16, 4 * free + 1)
+
+
+def test_not_even_one_sequence(monkeypatch):
+    with_free(monkeypatch, 639 * PER_TOKEN)
+    with pytest.raises(torch.OutOfMemoryError, match=r"=640 needs .*room for 639 positions"):
+        tokens(16)
 
 
 def test_on_a_gpu_what_is_free_there_counts(monkeypatch):

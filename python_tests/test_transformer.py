@@ -5,7 +5,7 @@ import torch
 from checkpoints import config_dict, random_weights, write_checkpoint
 from reference import generate as reference
 
-from edlm_engine.checkpoints.folder import Checkpoint
+from edlm_engine.checkpoints.checkpoint import Checkpoint
 from edlm_engine.models.families import read_config
 from edlm_engine.models.transformer import Transformer, Workspace, activation_widths, add_bias, rope_table
 from edlm_engine.models.weights import load_transformer
@@ -108,8 +108,7 @@ def test_add_bias():
 
 
 def test_rope_table():
-    config = read_config(config_dict(max_position_embeddings=40), "config.json")[0]
-    table = rope_table(config)
+    table = rope_table(read_config(config_dict(), "config.json")[0], 40)
     assert table.shape == (40, 16) and table.dtype == torch.float32
     frequencies = 10000.0 ** (-torch.arange(8) / 8)
     for position in (0, 1, 39):
