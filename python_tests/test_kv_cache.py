@@ -82,3 +82,12 @@ def test_sizes(tokens):
 def test_a_table_is_as_wide_as_the_longest_sequence(tokens, width):
     """Which the model's positions bound, and the pages there are."""
     assert new_cache(tokens, 5).page_table.tolist() == [[-1] * width] * 5
+
+
+def test_every_slot_and_every_page_can_be_had():
+    cache = new_cache(8 * PAGE_LENGTH, 5)
+    assert sorted(cache.reserve(1) for _ in range(5)) == [0, 1, 2, 3, 4] and cache.reserve(1) is None
+    for slot in range(5):
+        cache.release(slot)
+    slot = cache.reserve(8 * PAGE_LENGTH)
+    assert sorted(cache.page_table[slot].tolist()) == list(range(8)) and cache.free_tokens == 0

@@ -77,3 +77,10 @@ def test_weights_to_the_byte(shape):
         with pytest.raises(torch.OutOfMemoryError, match=r"the weights need 0\.0 GiB on the GPU"):
             memory.check_weights_fit(config, torch.bfloat16, needed - 1, is_quantised)
     memory.check_weights_fit(config, torch.float32, 4 * count)
+
+
+def test_what_one_sequence_can_have_at_most():
+    assert memory.most_positions(CONFIG, 1, None) == 640 and memory.most_positions(CONFIG, 1, 100) == 100
+    assert memory.most_positions(CONFIG, 1, 5000) == 640
+    longer = read_config(config_dict(max_position_embeddings=9000), "config.json")[0]
+    assert memory.most_positions(longer, 1, None) == 4096 and memory.most_positions(longer, 2, None) == 8192

@@ -49,7 +49,8 @@ LOADED = (
 def tests_of(module: str) -> list[str]:
     """The test files of a module: what tests.toml says, else that of its stem."""
     table = tomllib.loads((HERE / "tests.toml").read_text())
-    names = table.get(module.removeprefix("edlm_engine/"), [f"test_{Path(module).stem}.py"])
+    stem = f"convert_{Path(module).stem}" if "convert/" in module else Path(module).stem
+    names = table.get(module.removeprefix("edlm_engine/"), [f"test_{stem}.py"])
     return [f"python_tests/{name}" for name in names]
 
 
