@@ -91,3 +91,11 @@ def test_every_slot_and_every_page_can_be_had():
         cache.release(slot)
     slot = cache.reserve(8 * PAGE_LENGTH)
     assert sorted(cache.page_table[slot].tolist()) == list(range(8)) and cache.free_tokens == 0
+
+
+def test_bytes_of_a_position():
+    """Keys and values of every layer and head."""
+    config = read_config(config_dict(num_hidden_layers=3, num_key_value_heads=1), "config.json")[0]
+    cache = PagedKVCache(config, 100, 1, torch.bfloat16)
+    assert cache.bytes_per_token() == 2 * 3 * 1 * 16 * 2 and cache.keys[2].dtype == torch.bfloat16
+    assert len(cache.keys) == len(cache.values) == 3
