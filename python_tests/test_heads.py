@@ -33,7 +33,7 @@ def test_every_logit_below_zero(vocab):
         ids, stats = statistics(QuantizedHead(quantized, QuantizedRows(16)), hidden, forbidden)
         want_ids, want_stats = statistics(exact, hidden, forbidden)
         assert ids.max() < vocab and (ids != forbidden).all()
-        assert not (stats - want_stats).abs().max() > 0.05
+        assert (stats - want_stats).abs().max() <= 0.05
         column = ops.STAT_COLUMNS["log_sum_exp"]
         assert stats[:, column].max() < 0
         assert (ids == want_ids).float().mean() > 0.6  # where two are close, the rounding decides

@@ -77,6 +77,12 @@ def test_weights_to_the_byte(shape):
         with pytest.raises(torch.OutOfMemoryError, match=r"the weights need 0\.0 GiB on the GPU"):
             memory.check_weights_fit(config, torch.bfloat16, needed - 1, is_quantised)
     memory.check_weights_fit(config, torch.float32, 4 * count)
+    for on_gpu, message in (
+        (True, "on the GPU, .*device='cpu'"),
+        (False, "GiB, 0.0 .* take a smaller model"),
+    ):
+        with pytest.raises(torch.OutOfMemoryError, match=message):
+            memory.check_weights_fit(config, torch.float32, 4 * count - 1, on_gpu=on_gpu)
 
 
 def test_what_one_sequence_can_have_at_most():

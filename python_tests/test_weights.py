@@ -1,5 +1,7 @@
 """From tensors to a model: what is read when, what is copied, and how large buffers are."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from checkpoints import config_dict, random_weights, write_checkpoint
@@ -115,6 +117,7 @@ def test_weights():
     assert dense.get("n", 4).dtype == torch.float32
     assert dense.get("a", 4, 4).data_ptr() == tensors.tensors["a"].data_ptr()
     assert dense.get("a", 4, 4, kept=True).data_ptr() != tensors.tensors["a"].data_ptr()
+    assert dense.matrix("a", 4, 4).data_ptr() == tensors.tensors["a"].data_ptr()  # it will be packed
     assert dense.matrix("a", 4, 4, kept=True).data_ptr() != tensors.tensors["a"].data_ptr()
     quantised = Weights(tensors, torch.float32, "cpu", torch.int8, stored=False)
     both = quantised.merged([("a", 4), ("b", 4)], 4)
@@ -132,6 +135,18 @@ def test_buffers_hold_the_widest_input_of_any_layer(changes, columns, tmp_path, 
     config, tensors = made(**changes)
     load(config, tensors, quantization="int8", rows=48)
     load(config, tensors, rows=48)
-    assert asked == [(columns, torch.uint8, "cpu", 48), (columns, torch.uint8, "cpu", 0)]
+    load(config, tensors, quantization="int8")
+    assert asked == [(columns, torch.uint8, "cpu", rows) for rows in (48, 0, 0)]
     with Engine(write_checkpoint(tmp_path, config_dict(**changes)), quantization="int8") as engine:
         assert len(engine.generate([5, 6, 7], max_new_tokens=4, ignore_eos=True).token_ids) == 4
+
+
+def test_what_cannot_be_quantised_is_refused_before_anything_is_read():
+    config, tensors = made()
+    wide = replace(config, intermediate_size=10**6)
+    with pytest.raises(ValueError, match=r"intermediate_size is 1000000; .* leave quantization out"):
+        load(wide, tensors, quantization="int8")
+    assert not tensors.log
+    with pytest.raises(AssertionError):  # the tensors are of another size, which reading them shows
+        load(wide, tensors)
+    assert tensors.log
