@@ -115,7 +115,7 @@ def test_no_more_threads_than_there_are_cores_to_use(made, threads, monkeypatch,
     assert made(num_threads=None)[0].num_threads == want
 
 
-def test_a_step_that_fails_fails_all_that_run_and_no_other(made):
+def test_a_step_that_fails_fails_all_that_run_and_no_other(made, caplog):
     thread, scheduler, runner, _ = made(slots=2)
     requests = [request(5, 20) for _ in range(3)]  # the third has no slot yet
 
@@ -128,6 +128,7 @@ def test_a_step_that_fails_fails_all_that_run_and_no_other(made):
     for r in requests[:2]:
         assert isinstance(r.future.exception(SOON), MemoryError)
     assert requests[2].future.result(SOON).token_ids
+    assert "a step failed, and with it 2 requests" in caplog.text
     assert scheduler.cache.free_tokens == 512
 
 
@@ -278,7 +279,7 @@ def test_moments_of_a_step():
         thread.close()
 
 
-def test_whatever_ends_the_thread_nobody_waits_in_vain(made):
+def test_whatever_ends_the_thread_nobody_waits_in_vain(made, caplog):
     """Who runs, who waits, who has just come and who comes later."""
     thread, _, runner, _ = made(slots=1)
     running, waiting, late = (request(5, 40, ignore_eos=True) for _ in range(3))
@@ -297,7 +298,7 @@ def test_whatever_ends_the_thread_nobody_waits_in_vain(made):
         assert isinstance(error.value.__cause__, SystemExit)
     with pytest.raises(EngineClosedError, match="broken down: SystemExit: enough; create a new one"):
         thread.submit(request(1, 1))
-    assert thread.closed
+    assert thread.closed and "the stepping thread has broken down" in caplog.text
 
 
 def test_no_more_wait_than_may(made):
