@@ -7,7 +7,7 @@ import torch
 
 from edlm_engine import ops, policies
 from edlm_engine.steps.block_state import OPEN, BlockState
-from edlm_engine.steps.inputs import ForwardInputs, QueryBlock, StepBuffer, append_blocks
+from edlm_engine.steps.inputs import ForwardInputs, QueryBlock, StepBuffer, append_blocks, to_device
 
 MASK = 99
 
@@ -74,3 +74,13 @@ def test_a_buffer_has_room_for_its_slots(block_length, shift, rows):
     state, control = BlockState(5, block_length, MASK), torch.zeros(ops.CONTROL_WORDS, dtype=torch.int32)
     ops.advance(state.records, buffer.buffer, control, None, ops.LAY_OUT | (ops.SHIFT if shift else 0))
     assert buffer.inputs.slots.eq(-1).all() and buffer.inputs.first_row.eq(-1).all()
+
+
+def test_elsewhere_every_part_has_its_shape():
+    """On a CPU they stay what they are."""
+    inputs = laid_out([OPEN, 11, OPEN])
+    assert to_device(inputs, torch.device("cpu")) is inputs
+    moved = to_device(inputs, torch.device("meta"))
+    for f in fields(inputs):
+        here, there = getattr(inputs, f.name), getattr(moved, f.name)
+        assert there.shape == here.shape and there.dtype == here.dtype and there.is_meta

@@ -239,6 +239,8 @@ def test_buffers_of_rows(on_gpu, monkeypatch):
     for count in (5, 8):
         grown = rows.buffers(count, 8)[0]
         assert grown.shape == (count, 8) and grown._base.numel() == 64
+    for count, capacity in ((1, 1), (8, 8), (9, 16)):
+        assert layers.QuantizedRows(8).buffers(count, 8)[0]._base.numel() == 8 * capacity
     del q, scale
     assert [ref() is not None for ref in old] == [on_gpu] * 2
     assert len(rows._outgrown) == on_gpu
