@@ -33,3 +33,17 @@ def test_strings_that_begin_alike():
     assert finder.feed("a" * 1000) is None and finder.pending == 20
     assert finder.feed("b") is None and finder.pending == 0
     assert finder.feed("a" * 20) is None and finder.feed("999") == (-20, 1)
+
+
+def test_every_state_falls_back_to_its_longest_suffix():
+    """Strings that contain each other's beginnings and ends, character by character."""
+    finder = StopStrings(["abcabd", "bcab_", "cabx", "b"])
+    assert finder.feed("ab") == (1, 2)
+    finder = StopStrings(["abcabd", "bcab_", "cabx"])
+    assert [finder.feed(c) or finder.pending for c in "abcab"] == [1, 2, 3, 4, 5]
+    assert finder.feed("x") == (-3, 1)  # the longest prefix at hand was not the one that counted
+    finder = StopStrings(["abcabd", "bcab_", "cabx"])
+    assert finder.feed("abcab") is None and finder.feed("_") == (-4, 1)
+    finder = StopStrings(["abcabd"])
+    assert finder.feed("abcabcab") is None and finder.pending == 5 and finder.feed("d") == (-5, 1)
+    assert StopStrings(["a"]).pending == 0

@@ -204,3 +204,38 @@ def test_what_is_taken_adds_up_to_the_text():
             taken.append(record.take())
         record.extend([EOS])
         assert taken == ["ab", "c€", "", "de"] and record.take() == "" and record.text() == "abc€de"
+
+
+class Pieces(Bytes):
+    """Tokens of several bytes: token i is PIECES[i]."""
+
+    PIECES = (b"", b"", b"one E", b"ND two", b"END\xe2", b"\x82\xac", b"x")
+
+    def decode(self, token_ids):
+        return b"".join(self.PIECES[i] for i in token_ids).decode(errors="replace")
+
+
+def of_pieces(*token_ids, stop="END"):
+    record = Transcript(SamplingParams(stop=stop), (EOS,), Pieces())
+    shown = []
+    for token in token_ids:
+        record.extend([token])
+        shown.append(record.text())
+        if record.finish_reason:
+            break
+    return shown, record
+
+
+def test_the_end_of_a_token_may_begin_a_stop_string():
+    shown, record = of_pieces(2, 6, EOS)
+    assert shown == ["one ", "one Ex", "one Ex"] and record.finish_reason == "eos"
+    shown, record = of_pieces(2, 3)
+    assert shown == ["one ", "one "] and record.token_ids == [2, 3]
+
+
+def test_nothing_comes_behind_a_stop_string():
+    """Its token goes on with a part of a character, and the limit is reached."""
+    for ids in ((4,), (6, 4, 5)):
+        shown, record = of_pieces(*ids)
+        assert shown[-1] == "x" * (len(ids) > 1) and record.finish_reason == "stop"
+        assert record.token_ids == list(ids[: ids.index(4) + 1])

@@ -201,13 +201,13 @@ class Scheduler:
         request, counters = sequence.request, self.counters
         chunk = self._reader.chunk(sequence, generation) if request.on_chunk else None
         self._leave(sequence)
+        if chunk:
+            request.on_chunk(chunk)
         counters.finished += 1
         counters.tokens += len(generation.token_ids)
         counters.forwards += generation.nfe
         counters.queue_seconds += generation.queue_seconds
         counters.run_seconds += generation.seconds - generation.queue_seconds
-        if chunk:
-            request.on_chunk(chunk)
         request.future.set_result(generation)
 
     def fail(self, sequence: Sequence, error: BaseException):
