@@ -36,7 +36,7 @@ def pack_int8_weight(weight: Tensor, scale: Tensor) -> Tensor:
     if on_gpu(weight.device):
         return _fragments(weight, scale)
     packed = _panels(weight, 2)
-    sums, scales = torch.zeros(2, len(packed) * PANEL, dtype=torch.int32)
+    sums, scales = torch.zeros(2, len(packed) * PANEL, dtype=torch.int32, device=weight.device)
     for rows, part in zip(weight.split(512), sums[: len(weight)].split(512), strict=True):
         torch.sum(
             rows, 1, dtype=torch.int32, out=part

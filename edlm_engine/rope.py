@@ -68,7 +68,8 @@ class YarnScaling:
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, 2 * pairs - 1)
-        divided = ((torch.arange(pairs) - low) / max(high - low, 0.001)).clamp(0, 1)
+        pair = torch.arange(pairs, dtype=torch.float32, device="cpu")
+        divided = ((pair - low) / max(high - low, 0.001)).clamp(0, 1)
         return frequencies * (1 - divided) + frequencies / self.factor * divided
 
 
@@ -86,6 +87,6 @@ class Rope:
 
     def frequencies(self, head_dim: int) -> Tensor:
         """fp32 [head_dim / 2]: radians that each pair of a head turns from one position to the next."""
-        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
         frequencies: Tensor = self.theta**-exponent
         return self.scaling.scale(frequencies, self.theta) if self.scaling else frequencies

@@ -13,8 +13,9 @@ class DummyTensors:
     """
 
     def __init__(self, seed: int = 0, device: torch.device | str = "cpu"):
-        generator = torch.Generator().manual_seed(seed)
-        pool = torch.randn(1_000_003, generator=generator) * 0.02  # a prime, so rows do not repeat
+        generator = torch.Generator("cpu").manual_seed(seed)
+        count = 1_000_003  # a prime, so rows do not repeat
+        pool = torch.randn(count, generator=generator, dtype=torch.float32, device="cpu") * 0.02
         self._pool = pool.to(device=device, dtype=torch.bfloat16)
         self._offset = 0
 
@@ -24,9 +25,9 @@ class DummyTensors:
     def tensor(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> torch.Tensor:
         device = self._pool.device
         if name.endswith(".bias"):
-            return torch.zeros(shape, device=device)
+            return torch.zeros(shape, dtype=torch.float32, device=device)
         if len(shape) == 1:
-            return torch.ones(shape, device=device)
+            return torch.ones(shape, dtype=torch.float32, device=device)
         out = torch.empty(shape, dtype=torch.bfloat16, device=device)
         flat = out.view(-1)
         for begin, piece in self._pieces(flat.numel()):

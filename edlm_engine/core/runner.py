@@ -20,7 +20,7 @@ class Runner:
     ):
         self.model, self.cache, self.state = model, cache, state
         self._observers = observers or Observers()
-        self._ids = self._stats = torch.empty(0)
+        self._ids = self._stats = torch.empty(0, dtype=torch.int32, device="cpu")
 
     def step(self, inputs: ForwardInputs, selecting: dict[Policy, list[int]] | None = None):
         """Run all rows of `inputs`; the slots that denoise have new tokens in the block state afterwards.

@@ -19,7 +19,7 @@ class HostLink:
 
     def __init__(self, state: BlockState, ring_size: int):
         device = state.records.device
-        pinned = {"pin_memory": device.type == "cuda"}
+        pinned = {"device": "cpu", "pin_memory": device.type == "cuda"}
         self.control = torch.zeros(ops.CONTROL_WORDS, dtype=torch.int32, device=device)
         self.link = torch.zeros(1 + ring_size, state.records.numel(), dtype=torch.int32, **pinned)
         self._words = self.link[0].numpy()

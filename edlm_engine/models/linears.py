@@ -31,7 +31,7 @@ class QuantizedRows:
 
     def _allocate(self, rows: int):
         self._bytes = torch.empty(rows * self._columns, dtype=self._dtype, device=self._device)
-        self._scales = torch.empty(rows, device=self._device)
+        self._scales = torch.empty(rows, dtype=torch.float32, device=self._device)
 
     def buffers(self, rows: int, columns: int) -> Quantized:
         """For so many elements and their scales. They are valid until the next call."""

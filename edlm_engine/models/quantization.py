@@ -39,7 +39,7 @@ def quantize_weight(weight: torch.Tensor, dtype: torch.dtype = torch.int8) -> Qu
     """The nearest matrix of that type: scale = max |row| / largest number. An output whose weights are all 0
     gets the scale 0; one that is not finite, NaN."""
     values = torch.empty(weight.shape, dtype=dtype, device=weight.device)
-    scale = torch.empty(len(weight), device=weight.device)
+    scale = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
     largest = LARGEST[dtype]
     for rows, q, s in zip(weight.split(_ROWS), values.split(_ROWS), scale.split(_ROWS), strict=True):
         wide = rows.float()

@@ -146,5 +146,6 @@ def add_bias(x: torch.Tensor, bias: torch.Tensor | None):
 
 def rope_table(config: ModelConfig, positions: int) -> torch.Tensor:
     """fp32 [positions, head_dim]: cos of every angle, then sin."""
-    angles = torch.outer(torch.arange(positions).float(), config.rope.frequencies(config.head_dim))
+    rows = torch.arange(positions, dtype=torch.float32, device="cpu")
+    angles = torch.outer(rows, config.rope.frequencies(config.head_dim))
     return torch.cat([angles.cos(), angles.sin()], dim=1) * config.rope.amplitude

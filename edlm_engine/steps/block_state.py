@@ -52,7 +52,9 @@ class BlockState:
         self.host_records = self.records
         if on_gpu or apart:
             pinned = on_gpu and self.records.device.type == "cuda"
-            self.host_records = torch.zeros(self.records.shape, dtype=torch.int32, pin_memory=pinned)
+            self.host_records = torch.zeros(
+                self.records.shape, dtype=torch.int32, device="cpu", pin_memory=pinned
+            )
         for name, field in fields_of(self.records, block_length).items():
             setattr(self, name, field)
         fields = fields_of(self.host_records, block_length)

@@ -90,7 +90,7 @@ def append_blocks(inputs: ForwardInputs, blocks: list[tuple[QueryBlock, list[int
         row += block.length
     added = [torch.from_numpy(np.concatenate(column)) for column in columns]
     rows = [torch.cat((getattr(inputs, f.name), new)) for f, new in zip(fields(inputs), added, strict=False)]
-    table = torch.cat((inputs.query_blocks, torch.tensor(table, dtype=torch.int32)))
+    table = torch.cat((inputs.query_blocks, torch.tensor(table, dtype=torch.int32, device="cpu")))
     return ForwardInputs(*rows, table, *(getattr(inputs, f.name) for f in fields(inputs)[4:]))
 
 

@@ -1,5 +1,7 @@
 """The paged key/value cache: tensors for the kernels, free lists for the scheduler."""
 
+import math
+
 import torch
 
 from ..config import ModelConfig
@@ -24,8 +26,8 @@ class PagedKVCache:
     def __init__(self, config: ModelConfig, tokens: int, max_slots: int, dtype, device="cpu"):
         self.num_pages = pages_for(tokens)
         shape = (self.num_pages, config.num_kv_heads, PAGE_LENGTH, config.head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(config.num_layers)]
+        self.keys = [_untouched(shape, dtype, device) for _ in range(config.num_layers)]
+        self.values = [_untouched(shape, dtype, device) for _ in range(config.num_layers)]
         max_pages = min(self.num_pages, pages_for(config.max_positions))
         self.page_table = torch.full((max_slots, max_pages), -1, dtype=torch.int32, device=device)
         self._free_pages = list(range(self.num_pages - 1, -1, -1))
@@ -53,7 +55,7 @@ class PagedKVCache:
         pages = [self._free_pages.pop() for _ in range(count)]
         self._pages[slot] = pages
         self.page_table[slot] = -1
-        self.page_table[slot, :count] = torch.tensor(pages, dtype=torch.int32)
+        self.page_table[slot, :count] = torch.tensor(pages, dtype=torch.int32, device="cpu")
         return slot
 
     def release(self, slot: int):
@@ -65,3 +67,10 @@ class PagedKVCache:
     def bytes_per_token(self) -> int:
         layer = self.keys[0]
         return 2 * len(self.keys) * layer.shape[1] * layer.shape[3] * layer.element_size()
+
+
+def _untouched(shape: tuple[int, ...], dtype: torch.dtype, device) -> torch.Tensor:
+    """What torch.empty() returns, except where the program asks for deterministic algorithms: there it fills
+    all of the memory, which the machine may not even have."""
+    storage = torch.UntypedStorage(math.prod(shape) * dtype.itemsize, device=device)
+    return torch.empty(0, dtype=dtype, device=device).set_(storage, 0, shape)

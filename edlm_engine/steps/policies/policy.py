@@ -76,4 +76,4 @@ def settle(self, name: str, *interval, **options):
 
 def as_float32(value: float) -> float:
     """The float32 number that the kernels compare with."""
-    return torch.tensor(value, dtype=torch.float32).item()
+    return torch.tensor(value, dtype=torch.float32, device="cpu").item()
