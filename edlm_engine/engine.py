@@ -346,9 +346,7 @@ class Engine:
 
     def __repr__(self) -> str:
         kind = "/".join(filter(None, (self.device, self.dtype, self.quantization)))
-        stats = self.stats()
-        does = "closed" if self._loop.closed else f"{stats.running} running, {stats.waiting} waiting"
-        return f"<Engine {str(self.path)!r} {kind}, {does}>"
+        return f"<Engine {str(self.path)!r} {kind}, {self._loop.describe()}>"
 
     def __reduce__(self) -> Any:
         raise TypeError(

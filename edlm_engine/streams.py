@@ -28,6 +28,7 @@ class ChunkStream(Iterator[Chunk]):
         if self._ended:
             raise StopIteration
         try:
+            self._loop.check_process()
             item = self._chunks.get()
             if not isinstance(item, Future):
                 return item
@@ -87,6 +88,7 @@ class AsyncChunkStream(AsyncIterator[Chunk]):
         if self._ended:
             raise StopAsyncIteration
         try:
+            self._loop.check_process()
             if self._make is not None:
                 make, self._make = self._make, None
                 request = await asyncio.to_thread(make)

@@ -66,7 +66,7 @@ class Scheduler:
         self._observers = observers or Observers()
         self.slots, shift = len(state.records), decoding.token_shift
         self._buffer = StepBuffer(self.slots, state.tokens.shape[1], self.slots, shift)
-        self._control = torch.zeros(ops.CONTROL_WORDS, dtype=torch.int32)
+        self._control = torch.zeros(ops.CONTROL_WORDS, dtype=torch.int32, device="cpu")
         self._shift = ops.SHIFT if shift else 0
 
     @property
@@ -102,11 +102,17 @@ class Scheduler:
                 self.counters.cancelled += 1
                 continue
             request.admitted = perf_counter()
-            block_length = request.params.block_length or self.decoding.block_length
-            sequence = Sequence(
-                request, slot, block_length, aligned=self.decoding.aligned, shift=self.decoding.token_shift
-            )
-            self.running.append(sequence)  # before anything can raise, so that it is failed and not lost
+            decoding = self.decoding
+            length = request.params.block_length or decoding.block_length
+            try:
+                sequence = Sequence(
+                    request, slot, length, aligned=decoding.aligned, shift=decoding.token_shift
+                )
+            except Exception as error:
+                self.cache.release(slot)
+                self._refuse(request, error)
+                continue
+            self.running.append(sequence)
             self.counters.prompt_tokens += len(request.prompt)
             try:
                 self._begin(sequence)

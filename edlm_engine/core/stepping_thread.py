@@ -5,6 +5,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Protocol
 
@@ -55,12 +57,13 @@ class SteppingThread:
         # thread would take over another engine's
         self.num_threads = num_threads or min(torch.get_num_threads(), default_threads())
         self._inbox: deque[Request] = deque()
+        self._unfinished: set[Future] = set()
         self._wake = threading.Condition()
         self._closed = False
         self._broken: BaseException | None = None
         self._max_waiting = max_waiting
         self._thread: threading.Thread | None = None
-        self._pid: int | None = None  # of the process that started it
+        self._pid: int | None = None  # of the process that starts it
 
     @property
     def closed(self) -> bool:
@@ -77,26 +80,45 @@ class SteppingThread:
     def stepping(self) -> str:
         return self._leader.stepping if self._leader else "eager"
 
+    def describe(self) -> str:
+        """In a few words what it is at."""
+        if self._in_child:
+            return "of another process"
+        if self._broken is not None:
+            return "broken down"
+        stats = self.stats()
+        return "closed" if self._closed else f"{stats.running} running, {stats.waiting} waiting"
+
     def submit(self, *requests: Request):
         """Hand requests over, all before the next step. Raises EngineClosedError after close(), where the
         thread has broken down, and in a process forked from the one that runs it; EngineBusyError if more
         would wait than may."""
         self._check_alive()
+        if self._pid is None and requests:
+            self._pid = os.getpid()  # before the lock, which a process forked just now finds as it is
         with self._wake:
             self._check_alive()
             self._check_room(len(requests))
             if self._thread is None and requests:
-                self._pid = os.getpid()
-                self._thread = threading.Thread(target=self._run, name="edlm-engine", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="edlm-engine", daemon=True)
+                thread.start()  # may fail: then the next request tries again
+                self._thread = thread
+            for request in requests:
+                self._unfinished.add(request.future)
+                request.future.add_done_callback(self._unfinished.discard)
             self._inbox.extend(requests)
             self._wake.notify()
 
-    def _check_alive(self):
+    def check_process(self):
+        """Raise EngineClosedError in a process forked from the one that runs the thread: nothing comes from
+        it there."""
         if self._in_child:
             raise EngineClosedError(
                 "the engine's thread is of another process; create the Engine after forking"
             )
+
+    def _check_alive(self):
+        self.check_process()
         if self._broken is not None:
             raise EngineClosedError(f"{_broken_down(self._broken)}; create a new one") from self._broken
         if self._closed:
@@ -117,7 +139,8 @@ class SteppingThread:
             )
 
     def stats(self) -> EngineStats:
-        """What the engine does and has done."""
+        """What the engine does and has done. Raises EngineClosedError in a process forked from its own."""
+        self.check_process()
         scheduler, counters = self._scheduler, self._scheduler.counters
         with self._wake:
             return EngineStats(
@@ -156,8 +179,10 @@ class SteppingThread:
                 while self._collect():
                     self._step_or_fail()
         except BaseException as error:  # whatever ends the thread, nobody must wait for it in vain
-            _log.exception("the stepping thread has broken down")
-            self._end(error)
+            try:
+                _log.exception("the stepping thread has broken down")
+            finally:  # a handler of the program may raise
+                self._end(error)
         else:
             self._end(None)
 
@@ -167,22 +192,36 @@ class SteppingThread:
             self._step()
             self.observers.end("step")
         except Exception as error:  # a defect must reach the callers and leave the engine usable
-            _log.exception("a step failed, and with it %d requests", len(self._scheduler.running))
-            for sequence in list(self._scheduler.running):
-                self._scheduler.fail(sequence, error)
+            self._fail_step(error)
+
+    def _fail_step(self, error: Exception):
+        """Let all that run end with the error; if none does, those who wait, as they cannot begin."""
+        scheduler = self._scheduler
+        running = list(scheduler.running)
+        try:
+            count = len(running) or len(scheduler.waiting)
+            _log.exception("a step failed, and with it %d requests", count)
+        finally:  # a handler of the program may raise
+            for sequence in running:
+                scheduler.fail(sequence, error)
+            if not running:
+                scheduler.fail_all(error)
 
     def _end(self, error: BaseException | None):
         """Let every request that has come or comes end with an error."""
-        with self._wake:
-            self._closed, self._broken = True, error
-            self._take_inbox()
-        if error is None:
-            closed = EngineClosedError("the engine was closed before the request finished")
-            self._scheduler.fail_all(closed)
-        else:
-            broken = EngineClosedError(_broken_down(error))
-            broken.__cause__ = error
-            self._scheduler.fail_all(broken)
+        reason = EngineClosedError(
+            "the engine was closed before the request finished" if error is None else _broken_down(error)
+        )
+        reason.__cause__ = error
+        try:
+            with self._wake:
+                self._closed, self._broken = True, error
+                self._take_inbox()
+            self._scheduler.fail_all(reason)
+        finally:  # it may be the scheduler that has broken down, and lost some
+            for future in self._unfinished.copy():
+                with suppress(InvalidStateError):
+                    future.set_exception(reason)
 
     def _collect(self) -> bool:
         """Wait for work and take what has come in; False once closed."""
