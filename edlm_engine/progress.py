@@ -4,14 +4,19 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING
 
 from .printing import is_terminal, printable
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
-def _bar() -> Progress:
+
+def _bar() -> "Progress":
+    # where it is needed only: its import draws from the program's `random`
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     columns = (
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     )  # fmt: skip

@@ -111,6 +111,23 @@ def many_callers(engine: Engine):
     report("parent, whose threads went on", 0 if all(count) else "wrong text")
 
 
+@contextmanager
+def held_by_another_thread(lock):
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with lock:
+            held.set()
+            release.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    yield
+    release.set()
+    thread.join()
+
+
 def main():
     faulthandler.enable()
     # Not torch.set_num_threads(): that makes torch start threads for which a child waits at its exit.
@@ -129,7 +146,7 @@ def main():
         in_child("requests under way", partial(refuses, engine), makes_its_own)
     stream = engine.stream(PROMPT, max_new_tokens=200, threshold=None, ignore_eos=True)
     next(stream)
-    with engine._loop._wake:  # as if another thread held it just now
+    with held_by_another_thread(engine._loop._wake):
         in_child("a lock that is held", partial(refuses_the_rest, stream), partial(refuses, engine))
     report("parent, who reads on", 0 if list(stream)[-1].generation else "no end")
 
