@@ -130,7 +130,8 @@ def held_by_another_thread(lock):
 
 def main():
     faulthandler.enable()
-    # Not torch.set_num_threads(): that makes torch start threads for which a child waits at its exit.
+    # Without torch.set_num_threads(): after that and a parallel op a child that computes nothing crashes as
+    # it ends, in torch itself, which joins threads that are the parent's.
     x = torch.ones(512, 512)
     (x @ x + x).exp_().sum()
     in_child("parallel ops of torch", *(partial(makes_its_own, **options) for options in KINDS))
