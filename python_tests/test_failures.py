@@ -1,4 +1,4 @@
-"""Whatever is raised in the stepping thread: nobody waits in vain, and later calls say why."""
+"""Whatever is raised in an engine's stepping thread: nobody waits in vain, and later calls say why."""
 
 import asyncio
 import logging

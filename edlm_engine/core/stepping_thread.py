@@ -109,7 +109,7 @@ class SteppingThread:
             self._inbox.extend(requests)
             self._wake.notify()
 
-    def check_process(self):
+    def check_process(self) -> None:
         """Raise EngineClosedError in a process forked from the one that runs the thread: nothing comes from
         it there."""
         if self._in_child:
