@@ -1,27 +1,23 @@
 """The comparison's own parts that need no alternative: schedules, jobs, results that survive, the chart."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from scripts import scripts_of
 
 FOLDER = Path(__file__).parents[1] / "bench" / "compare"
 
 
 @pytest.fixture(scope="module")
 def compare():
-    """bench/compare's modules, which are scripts beside each other."""
-    sys.path.insert(0, str(FOLDER))
     pytest.importorskip("matplotlib")
-    import cases
-    import chart
-    import run
+    with scripts_of(FOLDER):
+        import cases
+        import chart
+        import run
 
-    yield cases, chart, run
-    sys.path.remove(str(FOLDER))
-    for name in ("cases", "chart", "run"):
-        sys.modules.pop(name, None)
+        yield cases, chart, run
 
 
 def test_schedules(compare):

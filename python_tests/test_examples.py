@@ -23,6 +23,7 @@ EXAMPLES = ROOT / "examples"
 SORT = "Q: Sort [31, 4, 15] in ascending order.\nA: "
 SORTED = "The result is [4, 15, 31]."
 ENV = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+ENV.pop("PYTEST_XDIST_WORKER", None)  # pytest-benchmark measures nothing in a worker
 
 
 def start(name, *arguments, **options):
@@ -245,6 +246,7 @@ def test_notebook(monkeypatch, capsys):
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    pyplot.close("all")  # what other tests have left open
     book = json.loads((EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8"))
     cells, names = [cell for cell in book["cells"] if cell["cell_type"] == "code"], {}
     assert (book["nbformat"], len({cell["id"] for cell in book["cells"]})) == (4, len(book["cells"]))

@@ -2,11 +2,11 @@
 
 import importlib
 import json
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from scripts import scripts_of
 
 from edlm_engine.checkpoints.checkpoint import Checkpoint
 
@@ -16,13 +16,8 @@ FOLDER = Path(__file__).parents[1] / "bench" / "gpu"
 @pytest.fixture(scope="module")
 def load():
     """A module of bench/gpu, which are scripts beside each other."""
-    before, known = list(sys.path), set(sys.modules)
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module
-    sys.path[:] = before
-    for name in set(sys.modules) - known:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(FOLDER.parent)):
-            del sys.modules[name]
+    with scripts_of(FOLDER):
+        yield importlib.import_module
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """bench/mutants: its tables name what there is, and it plants what it says."""
 
-import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from scripts import scripts_of
 
 ROOT = Path(__file__).parents[1]
 HERE = ROOT / "bench/mutants"
@@ -34,10 +34,10 @@ def f(a: int | None, *, b=True) -> int | None:
 '''
 
 
-def test_faults(tmp_path, monkeypatch):
+def test_faults(tmp_path):
     pytest.importorskip("cosmic_ray")
-    monkeypatch.setattr(sys, "path", [*sys.path, str(HERE)])
-    from faults import faults_of
+    with scripts_of(HERE):
+        from faults import faults_of
 
     (tmp_path / "module.py").write_text(SOURCE)
     found = faults_of(tmp_path / "module.py")

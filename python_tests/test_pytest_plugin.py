@@ -44,6 +44,8 @@ FAKE_ENGINE = """
 def few_plugins(monkeypatch):
     """Sessions load the plugins that they name: others take seconds."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    # pytest-benchmark measures nothing in the workers of xdist, one of which this session may be
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
 
 
 @pytest.fixture

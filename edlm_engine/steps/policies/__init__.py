@@ -39,14 +39,14 @@ def parse(text: str) -> Policy:
     """
     name, _, numbers = text.partition(":")
     if name not in BY_NAME:
-        raise ValueError(f"policy {text!r}: no such policy; known: {', '.join(BY_NAME)}")
+        raise ValueError(f"policy {shown(text)}: no such policy; known: {', '.join(BY_NAME)}")
     given, named = [], {}
     for number in filter(None, numbers.split(",")):
         key, is_named, value = number.rpartition("=")
         try:
             value = float(value)
         except ValueError:
-            raise ValueError(f"policy {text!r}: {number!r} is no number") from None
+            raise ValueError(f"policy {shown(text)}: {shown(number)} is no number") from None
         value = int(value) if value.is_integer() else value
         if is_named:
             named[key] = value
@@ -56,9 +56,9 @@ def parse(text: str) -> Policy:
         return BY_NAME[name](*given, **named)
     except TypeError:
         takes = ", ".join(field.name for field in fields(BY_NAME[name]))
-        raise ValueError(f"policy {text!r}: {name} takes {takes}") from None
+        raise ValueError(f"policy {shown(text)}: {name} takes {takes}") from None
     except ValueError as error:
-        raise ValueError(f"policy {text!r}: {error}") from None
+        raise ValueError(f"policy {shown(text)}: {error}") from None
 
 
 def describe(policy: Policy) -> str:
