@@ -31,7 +31,7 @@ from .core.observers import Observer
 from .core.requests import Request
 from .core.statistics import EngineStats
 from .hardware.fresh_thread import on_fresh_thread
-from .intake import Batch, Intake, Job, as_list, check_scheduling, is_long
+from .intake import Batch, Intake, Job, RenderedChat, as_list, check_scheduling, is_long
 from .options import EngineOptions
 from .outputs import Generation
 from .params import SamplingParams
@@ -275,15 +275,15 @@ class Engine:
 
         Raises ValueError when there is no chat template or it refuses the messages.
         """
-        ids, others = self._rendered(messages, options)
-        return self.generate(ids, params, n=n, **others)
+        prompt, others = self._rendered(messages, options)
+        return self.generate(prompt, params, n=n, **others)
 
     def stream_chat(
         self, messages: Messages, params: Params = None, **options: Unpack[ChatStreamOptions]
     ) -> ChunkStream:
         """chat() with the answer as stream() gives it."""
-        ids, others = self._rendered(messages, options)
-        return self.stream(ids, params, **others)
+        prompt, others = self._rendered(messages, options)
+        return self.stream(prompt, params, **others)
 
     @overload
     def achat(
@@ -299,15 +299,15 @@ class Engine:
         **options: Unpack[ChatStreamOptions],
     ) -> Any:  # fmt: skip
         """chat() on an event loop, as agenerate(); the template is rendered at the call."""
-        ids, others = self._rendered(messages, options)
-        return self.agenerate(ids, params, n=n, **others)
+        prompt, others = self._rendered(messages, options)
+        return self.agenerate(prompt, params, n=n, **others)
 
     def astream_chat(
         self, messages: Messages, params: Params = None, **options: Unpack[ChatStreamOptions]
     ) -> AsyncChunkStream:
         """chat() with the answer as astream() gives it; the template is rendered at the call."""
-        ids, others = self._rendered(messages, options)
-        return self.astream(ids, params, **others)
+        prompt, others = self._rendered(messages, options)
+        return self.astream(prompt, params, **others)
 
     def chat_prompt(self, messages: Messages, **options: Unpack[TemplateOptions]) -> str:
         """The text that chat() makes tokens of, which it does without adding the tokenizer's own special
@@ -317,12 +317,13 @@ class Engine:
         given = {name: value for name, value in options.items() if value is not None}
         return self._chat_template.render(messages, **given)
 
-    def _rendered(self, messages: Messages, options: Mapping[str, Any]) -> tuple[list[int], dict[str, Any]]:
-        """The tokens of a chat, and those of its options that are the request's."""
+    def _rendered(
+        self, messages: Messages, options: Mapping[str, Any]
+    ) -> tuple[RenderedChat, dict[str, Any]]:
+        """The prompt of a chat, and those of its options that are the request's."""
         others = {name: value for name, value in options.items() if name not in TEMPLATE_OPTIONS}
         template = {name: value for name, value in options.items() if name in TEMPLATE_OPTIONS}
-        text = self.chat_prompt(messages, **template)
-        return self._intake.token_ids(text, "messages", special=False), others
+        return RenderedChat(self.chat_prompt(messages, **template)), others
 
     def close(self) -> None:
         """Stop the engine; requests that have not ended raise EngineClosedError."""

@@ -21,6 +21,10 @@ MAX_SAMPLES = 4096
 _ALWAYS_ENCODED = 1 << 20  # characters; longer texts are measured against the longest token first
 
 
+class RenderedChat(str):
+    """A prompt whose special tokens its template has written: the tokenizer adds none of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What one call asks for, as it came: prompts, whether there is just one that stands for itself, and what
@@ -134,7 +138,7 @@ class Intake:
     ) -> Request:
         """Raises TypeError, ValueError and CapacityError that name the prompt as `where`."""
         timeout, priority = check_scheduling(timeout, priority)
-        ids = self.token_ids(prompt, where)
+        ids = self._token_ids(prompt, where)
         params = replace(params, max_new_tokens=self._new_tokens(len(ids), params.max_new_tokens, where))
         transcript = Transcript(params, self.decoding.eos_token_ids, self.tokenizer)
         seed = secrets.randbits(63) if params.seed is None else params.seed
@@ -152,10 +156,11 @@ class Intake:
             raise CapacityError(f"{sizes} exceed kv_cache_tokens={self.kv_cache_tokens}")
         return number_of
 
-    def token_ids(self, prompt: Any, where: str, special: bool = True) -> list[int]:
-        """A prompt as tokens. special: whether the tokenizer adds its own around a text."""
+    def _token_ids(self, prompt: Any, where: str) -> list[int]:
+        if isinstance(prompt, RenderedChat):
+            where = "messages"
         if isinstance(prompt, str):
-            prompt = self._encode(prompt, where, special)
+            prompt = self._encode(prompt, where)
         ids = []
         for i, token in enumerate(plain(prompt, where)):
             try:
@@ -170,7 +175,7 @@ class Intake:
             raise ValueError(f"{where} is empty; at least one token is needed")
         return ids
 
-    def _encode(self, text: str, where: str, special: bool) -> list[int]:
+    def _encode(self, text: str, where: str) -> list[int]:
         if self.tokenizer is None:
             raise ValueError(f"{self.path}: no tokenizer in the checkpoint; give token ids as the prompt")
         most = max(_ALWAYS_ENCODED, self.positions * self.tokenizer.longest_piece)
@@ -180,7 +185,9 @@ class Intake:
                 f"no token is longer than {self.tokenizer.longest_piece} characters"
             )
         try:
-            return self.tokenizer.encode(text) if special else self.tokenizer.encode(text, special=False)
+            if isinstance(text, RenderedChat):
+                return self.tokenizer.encode(str(text), special=False)
+            return self.tokenizer.encode(text)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("event_loop") / "checkpoint")
+    folder = write_checkpoint(tmp_path_factory.mktemp("event_loop") / "checkpoint")
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    return folder
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def hold_encoding(engine) -> threading.Event:
     return event
 
 
-@pytest.mark.parametrize("way", ("agenerate", "list", "astream"))
+@pytest.mark.parametrize("way", ("agenerate", "list", "astream", "achat", "astream_chat"))
 def test_long_texts_do_not_hold_up_the_event_loop(engine, way):
     event = hold_encoding(engine)
 
@@ -93,9 +95,14 @@ def test_long_texts_do_not_hold_up_the_event_loop(engine, way):
         await asyncio.sleep(0.01)
         event.set()
 
+    messages = [{"role": "user", "content": LONG_TEXT}]
+
     async def ask():
-        if way == "astream":
-            return [chunk async for chunk in engine.astream(LONG_TEXT, max_new_tokens=4)][-1].generation
+        if "stream" in way:
+            prompt = messages if way == "astream_chat" else LONG_TEXT
+            return [chunk async for chunk in getattr(engine, way)(prompt, max_new_tokens=4)][-1].generation
+        if way == "achat":
+            return await engine.achat(messages, max_new_tokens=4)
         result = await engine.agenerate([LONG_TEXT] if way == "list" else LONG_TEXT, max_new_tokens=4)
         return result[0] if way == "list" else result
 
