@@ -60,16 +60,19 @@ class RequestOptions(StreamOptions, total=False):
 
 
 class TemplateOptions(TypedDict, total=False):
-    """What a chat template may be given."""
+    """What a chat template may be given. chat_template_kwargs: template_kwargs by the name that other engines
+    know them by."""
 
     tools: Sequence[Mapping[str, Any]] | None
     documents: Sequence[Mapping[str, Any]] | None
     template_kwargs: Mapping[str, Any] | None
+    chat_template_kwargs: Mapping[str, Any] | None
     add_generation_prompt: bool | None
     continue_final_message: bool | str | None
 
 
 TEMPLATE_OPTIONS = frozenset(TemplateOptions.__annotations__)
+REQUEST_OPTIONS = frozenset(RequestOptions.__annotations__) | {"n"}
 
 
 class ChatStreamOptions(TemplateOptions, StreamOptions, total=False):

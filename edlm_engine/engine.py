@@ -12,6 +12,7 @@ from typing import Any, Unpack, overload
 import torch
 
 from .arguments import (
+    REQUEST_OPTIONS,
     TEMPLATE_OPTIONS,
     ChatOptions,
     ChatStreamOptions,
@@ -269,6 +270,7 @@ class Engine:
         """Answer messages ({"role": ..., "content": ...}) through the checkpoint's chat template.
 
         tools, documents, template_kwargs: what the template may use, as in transformers' apply_chat_template.
+            A variable that the template reads, say enable_thinking, may also be given by itself.
         add_generation_prompt: whether the template begins the answer (True).
         continue_final_message: go on with the last message instead of answering it (False).
         n and all others: those of generate(), which says what comes back.
@@ -312,18 +314,32 @@ class Engine:
     def chat_prompt(self, messages: Messages, **options: Unpack[TemplateOptions]) -> str:
         """The text that chat() makes tokens of, which it does without adding the tokenizer's own special
         tokens: the template has written all there are."""
-        if self._chat_template is None:
-            raise ValueError(f"{self.path}: the checkpoint has no chat template; use generate()")
-        given = {name: value for name, value in options.items() if value is not None}
-        return self._chat_template.render(messages, **given)
+        prompt, others = self._rendered(messages, options)
+        if others:
+            known = ", ".join(sorted(TEMPLATE_OPTIONS))
+            raise TypeError(
+                f"unknown option {next(iter(others))!r}; known: {known}, and what the template reads"
+            )
+        return str(prompt)
 
     def _rendered(
         self, messages: Messages, options: Mapping[str, Any]
     ) -> tuple[RenderedChat, dict[str, Any]]:
         """The prompt of a chat, and those of its options that are the request's."""
+        template = self._chat_template
+        if template is None:
+            raise ValueError(f"{self.path}: the checkpoint has no chat template; use generate()")
+        given = {
+            name: options[name] for name in TEMPLATE_OPTIONS & options.keys() if options[name] is not None
+        }
         others = {name: value for name, value in options.items() if name not in TEMPLATE_OPTIONS}
-        template = {name: value for name, value in options.items() if name in TEMPLATE_OPTIONS}
-        return RenderedChat(self.chat_prompt(messages, **template)), others
+        if (variables := given.pop("chat_template_kwargs", None)) is not None:
+            given.setdefault("template_kwargs", variables)
+        read = [name for name in others if name not in REQUEST_OPTIONS and template.reads(name)]
+        if read:
+            direct = {name: others.pop(name) for name in read}
+            given["template_kwargs"] = {**given.get("template_kwargs", {}), **direct}
+        return RenderedChat(template.render(messages, **given)), others
 
     def close(self) -> None:
         """Stop the engine; requests that have not ended raise EngineClosedError."""

@@ -4,6 +4,7 @@ import asyncio
 import copy
 import logging
 import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -293,3 +294,23 @@ def test_engines_are_silent_by_default(folder, level):
     said = [line for line in done.stderr.splitlines() if line.startswith("INFO:edlm_engine:load")]
     assert (done.returncode, done.stdout, len(said)) == (0, "", 2 if level == "INFO" else 0)
     assert level == "INFO" or done.stderr == ""
+
+
+def test_variables_of_a_template_by_themselves_and_by_their_other_name(folder, tmp_path):
+    source = "{{ messages[0].content }}{% if not enable_thinking | default(true) %} w8{% endif %}"
+    other = shutil.copytree(folder, tmp_path / "checkpoint")
+    (other / "chat_template.jinja").write_text(source)
+    off = {"enable_thinking": False}
+    with Engine(other) as engine:
+        assert "w8" not in engine.chat_prompt(MESSAGES)
+        for options in (off, {"template_kwargs": off}, {"chat_template_kwargs": off}):
+            prompt = engine.chat_prompt(MESSAGES, **options)
+            assert prompt.endswith(" w8")
+            result = engine.chat(MESSAGES, max_new_tokens=2, **options)
+            assert result.prompt_token_ids == engine.tokenizer.encode(prompt, special=False)
+        both = {"template_kwargs": {"enable_thinking": True}, "chat_template_kwargs": off}
+        assert engine.chat_prompt(MESSAGES, **both) == engine.chat_prompt(MESSAGES)
+        with pytest.raises(TypeError, match=r"unknown option 'thinking'; known: .*template_kwargs"):
+            engine.chat_prompt(MESSAGES, thinking=False)
+        with pytest.raises(TypeError, match="unknown sampling parameter 'thinking'"):
+            engine.chat(MESSAGES, thinking=False)

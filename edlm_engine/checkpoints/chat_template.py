@@ -1,5 +1,6 @@
 """Chat templates of a checkpoint, rendered as transformers renders them."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,11 @@ class ChatTemplate:
             raise ValueError(f"{source.where}: the chat template reads no {field!r} that could be continued")
         text = mark_end(chat[-1], field, _MARK)
         return _before_mark(self._run(source, variables), text, source)
+
+    def reads(self, variable: str) -> bool:
+        """Whether one of the templates mentions a variable of that name."""
+        word = re.compile(rf"\b{re.escape(variable)}\b")
+        return any(word.search(source.text()) for source in self._sources.values())
 
     def _choose(self, name, tools) -> Source:
         if name is None:
