@@ -178,6 +178,40 @@ def test_white_space_around_tokens_of_sentencepiece(sentencepiece_folder):
     assert ids == tokenizer.encode("<|im_start|>the<|im_end|>")
 
 
+def test_single_words_among_tokens_of_sentencepiece(sentencepiece_folder):
+    folder, size = sentencepiece_folder
+    words = {str(size): token("<x>", single_word=True), str(size + 1): token("sat", single_word=True)}
+    write_json(folder, "tokenizer_config.json", {"added_tokens_decoder": words})
+    encode = load_tokenizer(folder).encode
+
+    def found(text):
+        return [i - size for i in encode(text) if i >= size]
+
+    assert found("the <x> sat <x><x>") == [0, 1, 0, 0]
+    assert found("a<x>b <x>b satin") == []
+    assert found("sat<x> cat") == [1]  # the end of a token is the end of a word, too
+
+
+def test_sentencepiece_gives_the_next_ids_to_named_tokens_that_have_none(sentencepiece_folder):
+    folder, size = sentencepiece_folder
+    write_json(folder, "tokenizer_config.json", {"pad_token": "<pad>", "extra_special_tokens": ["<tool>"]})
+    tokenizer = load_tokenizer(folder)
+    ids = tokenizer.encode("the<pad><tool><|im_end|>")
+    assert ids[-3:] == [size + 2, size + 3, size + 1]
+    assert tokenizer.vocab_size == size + 4
+    assert tokenizer.decode(ids) == "the<|im_end|>"
+
+
+def test_sentencepiece_without_a_space_in_front(sentencepiece_folder):
+    folder, _ = sentencepiece_folder
+    write_json(folder, "tokenizer_config.json", {"add_prefix_space": False, "legacy": False})
+    tokenizer = load_tokenizer(folder)
+    for text in ("the cat", " the cat"):
+        ids = tokenizer.encode(text)
+        assert "".join(map(tokenizer.piece, ids)) == text
+        assert tokenizer.decode(ids) == text
+
+
 def test_sentencepiece_and_a_table_of_another_model(sentencepiece_folder):
     folder, _ = sentencepiece_folder
     write_json(folder, "tokenizer_config.json", {"added_tokens_decoder": {"5": token("<tool>")}})

@@ -1,6 +1,7 @@
 """tokenizer.model, through sentencepiece."""
 
 import re
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class SentencePieceTokenizer:
     """A sentencepiece model with added tokens.
 
     Added tokens (added_tokens.json, tokenizer_config.json) are looked for first; what lies between them is
-    cut into pieces, with a space in front where tokenizer_config.json's `legacy` says so or the text begins.
+    cut into pieces, with a space in front where tokenizer_config.json's `legacy` says so or the text begins
+    (unless its `add_prefix_space` is false).
     bos and eos as its add_bos_token and add_eos_token say.
     """
 
@@ -35,9 +37,12 @@ class SentencePieceTokenizer:
             raise CheckpointError(
                 f"{path}: cannot be read as a sentencepiece model: {first_line(error)}"
             ) from error
-        processor, self._pieces = self._processor, self._processor.vocab_size()
+        self._pieces = self._processor.vocab_size()
         llama = str(config.get("tokenizer_class", "")).startswith("LlamaTokenizer")
         self._legacy = bool(config.get("legacy", not llama))
+        if config.get("add_prefix_space") is False and not self._legacy:
+            self._processor = self._within
+        processor = self._processor
         self._bos = [processor.bos_id()] if config.get("add_bos_token") and processor.bos_id() >= 0 else []
         self._eos = [processor.eos_id()] if config.get("add_eos_token") and processor.eos_id() >= 0 else []
         self._added = self._place(read_added_tokens(path.parent), read_special_tokens(path.parent), path)
@@ -56,13 +61,13 @@ class SentencePieceTokenizer:
         unknown = self._processor.unk_id()
         placed: dict[str, AddedToken] = {}
         for token in [*added, *(t for t in special if t.content not in {a.content for a in added})]:
-            number = self._processor.piece_to_id(token.content)
-            known = number != unknown or token.content == self._processor.id_to_piece(unknown)
             if token.id is None:
-                if not known:  # named, but no token of the model: texts that hold it are cut into pieces
-                    continue
-                flags = (token.special, token.lstrip, token.rstrip, token.single_word, token.normalized)
-                token = AddedToken(token.content, number, *flags)
+                number = self._processor.piece_to_id(token.content)
+                if number == unknown and token.content != self._processor.id_to_piece(unknown):
+                    number = (
+                        max([self._pieces - 1, *(t.id for t in placed.values())]) + 1
+                    )  # the next free one
+                token = replace(token, id=number)
             elif token.id < self._pieces and self._processor.id_to_piece(token.id) != token.content:
                 piece = self._processor.id_to_piece(token.id)
                 raise CheckpointError(
@@ -75,10 +80,9 @@ class SentencePieceTokenizer:
         check_text(text)
         ids: list[int] = []
         begins = True
-        for part in self._split.split(text) if self._split else [text]:
-            token = self._added.get(part) or self._added.get(part.strip())
-            if token and self._split:
-                ids.append(token.id)
+        for i, part in enumerate(self._split.split(text) if self._split else [text]):
+            if i % 2:  # between two texts lies what the pattern found
+                ids.append((self._added.get(part) or self._added[part.strip()]).id)
             elif part:
                 prefixed = begins or self._legacy
                 ids += (self._processor if prefixed else self._within).encode(part)
@@ -107,8 +111,10 @@ def _finder(tokens: list[AddedToken]) -> re.Pattern | None:
     if not tokens:
         return None
     longest_first = sorted(tokens, key=lambda token: -len(token.content))
-    patterns = [
-        r"\s*" * t.lstrip + (r"\b" * t.single_word).join(["", re.escape(t.content), ""]) + r"\s*" * t.rstrip
-        for t in longest_first
-    ]
+    patterns = []
+    for token in longest_first:
+        pattern = re.escape(token.content)
+        if token.single_word:  # no \b: many tokens do not begin or end with a letter
+            pattern = rf"(?<!\w){pattern}(?!\w)"
+        patterns.append(r"\s*" * token.lstrip + pattern + r"\s*" * token.rstrip)
     return re.compile(f"({'|'.join(patterns)})")
