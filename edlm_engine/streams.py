@@ -32,7 +32,9 @@ class ChunkStream(Iterator[Chunk]):
             item = self._chunks.get()
             if not isinstance(item, Future):
                 return item
-            item.result()  # raises what ended the request early
+            self._chunks.put(item)  # another thread may wait for the end, too
+            if not self._ended:  # else it was closed meanwhile
+                item.result()  # raises what ended the request early
         except BaseException:  # an interrupt must not leave the request running
             self.close()
             raise
@@ -73,9 +75,8 @@ class AsyncChunkStream(AsyncIterator[Chunk]):
     def _begin(self, request: Request) -> None:
         event_loop, chunks = self._event_loop, self._chunks
 
-        def put(
-            item: Item,
-        ) -> None:  # holds no reference to the stream: one that is forgotten must be cancelled
+        def put(item: Item) -> None:
+            # holds no reference to the stream: one that is forgotten must be cancelled
             with suppress(RuntimeError):  # the event loop may be closed before the engine notices
                 event_loop.call_soon_threadsafe(chunks.put_nowait, item)
 
@@ -98,7 +99,9 @@ class AsyncChunkStream(AsyncIterator[Chunk]):
             item = await self._chunks.get()
             if not isinstance(item, Future):
                 return item
-            item.result()
+            self._chunks.put_nowait(item)  # another task may wait for the end, too
+            if not self._ended:  # else it was closed meanwhile
+                item.result()
         except BaseException:
             await self.aclose()
             raise

@@ -283,6 +283,47 @@ def test_progress_shows_on_a_terminal_alone(folder, monkeypatch, terminal):
     assert all((word in sys.stderr.getvalue()) == terminal for word in ("loading checkpoint", "generating"))
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("closed", (False, True))
+def test_a_stream_ends_for_every_thread_that_reads_it(engine, closed):
+    slow_down(engine)
+    stream = engine.stream(PROMPT, max_new_tokens=60, threshold=None, ignore_eos=True)
+    counts = []
+
+    def read():
+        counts.append(sum(1 for _ in stream))
+
+    readers = [threading.Thread(target=read, daemon=True) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    if closed:
+        running_request(engine)
+        stream.close()
+    for reader in readers:
+        reader.join(20)
+    assert len(counts) == 3
+    assert closed or sum(counts) == 60
+    eventually(lambda: idle(engine))
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("options", [{}, {"quantization": "int8"}, {"load_format": "dummy"}], ids=str)
+def test_the_default_type_of_torch_changes_nothing(tmp_path, default, options):
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100, "beta_fast": 7.3}
+    path = write_checkpoint(tmp_path / "yarn", config_dict(rope_theta=500.0, rope_scaling=yarn))
+
+    def confidences():
+        with Engine(path, dtype="float32", **options) as engine:
+            return engine.generate(PROMPT * 20, max_new_tokens=20, ignore_eos=True).confidences
+
+    usual = confidences()
+    torch.set_default_dtype(default)
+    try:
+        assert confidences() == usual
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_seed_of_0_is_a_seed_and_a_token_of_0_is_a_token(engine):
     params = {"max_new_tokens": 30, "temperature": 1.5, "ignore_eos": True}
     first, second = (engine.generate([0, 5, 0], seed=0, **params) for _ in range(2))

@@ -215,3 +215,25 @@ def test_forgotten_streams_are_cancelled(engine):
         break
     gc.collect()
     assert_dropped(engine, request)
+
+
+@pytest.mark.parametrize("closed", (False, True))
+def test_a_stream_ends_for_every_task_that_reads_it(engine, closed):
+    slow_down(engine)
+
+    async def main():
+        stream = engine.astream(PROMPT, max_new_tokens=60, threshold=None, ignore_eos=True)
+
+        async def count():
+            return len([chunk async for chunk in stream])
+
+        tasks = [asyncio.create_task(count()) for _ in range(3)]
+        if closed:
+            await asyncio.sleep(0.01)
+            await stream.aclose()
+        return await asyncio.wait_for(asyncio.gather(*tasks), 20)
+
+    counts = asyncio.run(main())
+    assert len(counts) == 3
+    assert closed or sum(counts) == 60
+    eventually(lambda: idle(engine))
