@@ -74,8 +74,9 @@ def draw_masks(
     their levels of a block lie evenly spaced in the range, so that together they vary less.
     """
     rows, length = blocks.shape
-    spaced = torch.arange(rows)[:, None] % views / views
-    level = torch.rand(rows // views, length, generator=generator).repeat_interleave(views, 0)
+    spaced = torch.arange(rows, dtype=torch.float32)[:, None] % views / views
+    level = torch.rand(rows // views, length, generator=generator, dtype=torch.float32)
+    level = level.repeat_interleave(views, 0)
     level = min_level + (1 - min_level) * ((level + spaced) % 1).gather(1, blocks)
     size = torch.zeros_like(blocks).scatter_add_(1, blocks, torch.ones_like(blocks))
     first = (size.cumsum(1) - size).gather(1, blocks)
