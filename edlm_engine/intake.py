@@ -2,7 +2,7 @@
 
 import math
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from operator import index
 from pathlib import Path
@@ -164,6 +164,8 @@ class Intake:
         ids = []
         for i, token in enumerate(plain(prompt, where)):
             try:
+                if isinstance(token, bool):
+                    raise TypeError
                 ids.append(index(token))
             except (TypeError, ValueError, RuntimeError):
                 raise TypeError(f"{where}[{i}] must be a token id (int), got {shown(token)}") from None
@@ -232,7 +234,7 @@ def plain(prompt: Any, where: str) -> Iterable[Any]:
     """The items of a prompt; tensors and arrays become lists."""
     found = prompt
     prompt = prompt.tolist() if hasattr(prompt, "tolist") else prompt
-    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping):
+    if not isinstance(prompt, Iterable) or isinstance(prompt, bytes | Mapping | Set):
         raise TypeError(f"{where} must be a str, a list of token ids or a list of either, got {shown(found)}")
     return prompt
 

@@ -68,6 +68,8 @@ def test_ids_name_their_place(engine, prompt, message):
     ("prompt", "message"),
     [
         ([1, 2.0], "prompt[1] must be a token id (int), got 2.0"),
+        ([1, True], "prompt[1] must be a token id (int), got True"),
+        ({1, 2}, "prompt must be a str, a list of token ids or a list of either, got {1, 2}"),
         ([1, "w2"], "prompt[1] must be a token id (int), got 'w2'"),
         ([1, None], "prompt[1] must be a token id (int), got None"),
         ([[1], [2, [3]]], "prompt[1][1] must be a token id (int), got [3]"),

@@ -149,6 +149,7 @@ def test_scalings():
         ({"kind": "qwen2", "architectures": ["Qwen2ForSequenceClassification"]}, "no such family here"),
         ({"kind": "mistral", "max_position_embeddings": 8192}, "sliding_window is 4096"),
         ({"kind": "mistral", "sliding_window": 256}, "sliding_window is 256"),
+        ({"kind": "llama", "sliding_window": 256}, "sliding_window is 256"),
         ({"rope_theta": 0}, "key 'rope_theta' must be a positive number, got 0"),
         ({"rope_theta": 10**400}, "key 'rope_theta' must be a positive number, got inf"),
         ({"rms_norm_eps": float("nan")}, "key 'rms_norm_eps' must be a positive number, got nan"),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError, shown
-from .folder import read_json
+from .folder import read_object
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTS = ("extra_special_tokens", "additional_special_tokens")  # by the names of transformers 5 and 4
@@ -117,8 +117,3 @@ def _token(value, number: int | None, where: str, special: bool = False) -> Adde
 
 def _is_id(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
-
-
-def read_object(path: Path) -> dict:
-    """The object in a JSON file; empty where there is none."""
-    return read_json(path) if path.is_file() else {}

@@ -52,17 +52,17 @@ def plain_messages(messages) -> list[dict]:
     Raises TypeError or ValueError that names messages[i].
     """
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Iterable):
-        raise TypeError(f"messages must be a list of messages, got {_short(messages)}")
+        raise TypeError(f"messages must be a list of messages, got {shown(messages)}")
     result = []
     for index, given in enumerate(messages):
         message = plain_of(given, f"messages[{index}]")
         if not isinstance(message, dict):
             raise TypeError(
-                f"messages[{index}] must be a mapping with 'role' and 'content', got {_short(given)}"
+                f"messages[{index}] must be a mapping with 'role' and 'content', got {shown(given)}"
             )
         message = {key: value for key, value in message.items() if value is not None}
         if "role" not in message:
-            raise ValueError(f"messages[{index}] must have a 'role', got {_short(message)}")
+            raise ValueError(f"messages[{index}] must have a 'role', got {shown(message)}")
         result.append(_with_reasoning(message))
     if not result:
         raise ValueError("messages is empty; at least one message is needed")
@@ -82,12 +82,12 @@ def plain_dicts(values, name: str, hint: str) -> list[dict] | None:
     if values is None:
         return None
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise TypeError(f"{name} must be a list of dicts, got {_short(values)}")
+        raise TypeError(f"{name} must be a list of dicts, got {shown(values)}")
     result = []
     for index, value in enumerate(values):
         item = plain_of(value, f"{name}[{index}]")
         if not isinstance(item, dict):
-            raise TypeError(f"{name}[{index}] must be {hint}, got {_short(value)}")
+            raise TypeError(f"{name}[{index}] must be {hint}, got {shown(value)}")
         result.append(item)
     return result
 
@@ -105,12 +105,8 @@ def mark_end(message: dict, field: str, mark: str) -> str:
     text = holders[0].get(fields[0]) if holders and fields else None
     if not isinstance(text, str):
         raise ValueError(
-            f"continue_final_message: the last message must have a text in {field!r}, has {_short(value)}"
+            f"continue_final_message: the last message must have a text in {field!r}, has {shown(value)}"
         )
     for name in fields:
         holders[0][name] = text + mark
     return text
-
-
-def _short(value) -> str:
-    return shown(value)

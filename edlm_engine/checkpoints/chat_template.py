@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import CheckpointError, shown
-from .added_tokens import read_object
 from .chat_messages import REASONING, mark_end, plain_dicts, plain_messages, plain_of
+from .folder import read_object
 
 _MARK = "CONTINUE_FINAL_MESSAGE_TAG "  # ends in a space, to tell whether the template trims
 _OWN = ("messages", "tools", "documents", "add_generation_prompt")  # arguments of render()

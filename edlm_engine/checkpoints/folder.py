@@ -30,18 +30,16 @@ def resolve(model, hub: dict | None = None) -> Path:
     if not isinstance(model, str | os.PathLike) or not isinstance(os.fspath(model), str):
         raise TypeError(f"model must be a folder, a bundled model's name or a hub id, got {shown(model)}")
     name = os.fspath(model)
+    if not name:
+        raise CheckpointError("model is empty; give a folder, a bundled model's name or a hub id")
     folder = Path(os.path.expanduser(name))  # leaves the name of an unknown user as it is
-    if name and os.path.isdir(folder):
+    if os.path.isdir(folder):
         return folder
     if name in bundled_models():
         return ASSETS / name
     if _HUB_ID.fullmatch(name) and not name.startswith("~"):
         return _download(name, hub or {})
-    kind = (
-        "a file; the engine takes the folder that holds it"
-        if name and os.path.exists(folder)
-        else "no folder"
-    )
+    kind = "a file; the engine takes the folder that holds it" if os.path.exists(folder) else "no folder"
     bundled = ", ".join(bundled_models()) or "none"
     raise CheckpointError(
         f"{shown(name)[1:-1]}: is {kind}, no bundled model ({bundled}) and no hub id (organisation/name)"
@@ -119,3 +117,8 @@ def read_json(path: Path, kind: type = dict) -> dict | list:
     if not isinstance(data, kind):
         raise CheckpointError(f"{path}: must hold a {kind.__name__}, holds a {type(data).__name__}")
     return data
+
+
+def read_object(path: Path) -> dict:
+    """The object in a JSON file; empty where there is none."""
+    return read_json(path) if path.is_file() else {}

@@ -97,6 +97,18 @@ def dense_model(
     )
 
 
+def refuse_window(reader: ConfigReader, default: int | None, positions: int):
+    """Refuse a sliding window that is shorter than the positions. default, positions: of the family, where
+    the file is silent."""
+    window = reader.data.get("sliding_window", default)
+    if window is not None and reader.size("sliding_window", default) < reader.size(
+        "max_position_embeddings", positions
+    ):
+        raise reader.error(
+            f"sliding_window is {shown(window)} (null: none); sliding windows are not supported"
+        )
+
+
 def _check_kernels(reader: ConfigReader, head_dim: int):
     """Refuse what the kernels cannot do."""
     if head_dim % 16:
