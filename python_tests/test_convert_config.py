@@ -65,6 +65,8 @@ def test_the_device_is_a_gpu_if_there_is_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="device='cuda': torch finds no CUDA device here"):
         replace(PLAIN, device="cuda").torch_device()
+    with pytest.raises(ValueError, match="device must be auto, cpu or cuda, got 'gpu'"):
+        replace(PLAIN, device="gpu").torch_device()
 
 
 @pytest.mark.parametrize(

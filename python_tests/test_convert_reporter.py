@@ -53,9 +53,30 @@ def test_a_resumed_run_begins_with_a_line_and_its_own_time(clock, capsys):
     assert capsys.readouterr().out == "training step 31/40  loss 31.0000  50 tokens/s  2 s, about 18 s left\n"
 
 
-def test_a_terminal_has_a_bar_instead(clock, capsys, monkeypatch):
+@pytest.mark.parametrize(("seconds", "rate"), [(0.5, "200"), (0.0, "100,000,000,000")])
+def test_steps_may_take_no_time_at_all(clock, capsys, seconds, rate):
+    run(clock, seconds, steps=1)
+    assert f"loss 1.0000  {rate} tokens/s" in capsys.readouterr().out
+
+
+def on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
+
+
+def test_a_bar_moves_twice_a_second(clock, capsys, monkeypatch):
+    on_a_terminal(monkeypatch)
+    report, shown = Reporter("training", 0, CONFIG), []
+    with report:
+        for step in range(1, 8):
+            clock.now += 0.25
+            report(step, 1.0)
+            shown.append(report.bar.tasks[0].completed)
+    assert shown == [1, 1, 3, 3, 5, 5, 7]
+
+
+def test_a_terminal_has_a_bar_instead(clock, capsys, monkeypatch):
+    on_a_terminal(monkeypatch)
     run(clock, 3.0)
     out = capsys.readouterr().out
     assert "training step" not in out and "40/40" in out and "loss 40.0000" in out
