@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -34,21 +33,13 @@ def decoder_of(checkpoint: Checkpoint) -> Decoder:
     check_trainable(checkpoint)
     names = checkpoint.names
     weights = {}
-    for name, shape in wanted_shapes(checkpoint):
+    for name, shape in Decoder.tensor_shapes(checkpoint.model):
         source = names.head if name == "lm_head.weight" else name.replace("model.", f"{names.body}.", 1)
         weights[name] = checkpoint.tensor(source, shape)
     checkpoint.check_all_read()
     decoder = Decoder(checkpoint.model).float()
     decoder.load_state_dict(weights)
     return decoder
-
-
-def wanted_shapes(checkpoint: Checkpoint) -> Iterator[tuple[str, tuple[int, ...]]]:
-    try:
-        return Decoder.tensor_shapes(checkpoint.model)
-    except (RuntimeError, TypeError, OverflowError) as error:  # sizes whose product is no number of bytes
-        reason = f"no tensor can have such sizes: {str(error).splitlines()[0]}"
-        raise CheckpointError(f"{checkpoint.folder / 'config.json'}: {reason}") from None
 
 
 def check_trainable(checkpoint: Checkpoint) -> None:

@@ -47,13 +47,10 @@ def check_run(checkpoint: Checkpoint, out: Path, config: ConversionConfig) -> No
 
 def separator(checkpoint: Checkpoint) -> int:
     """The eos id that ends documents: the first one of the checkpoint."""
-    where, ids = checkpoint.folder / "config.json", checkpoint.decoding.eos_token_ids
+    ids = checkpoint.decoding.eos_token_ids
     if not ids:
+        where = checkpoint.folder / "config.json"
         raise ValueError(f"{where}: eos_token_id is missing; documents are separated by it")
-    if not 0 <= ids[0] < checkpoint.model.vocab_size:
-        raise ValueError(
-            f"{where}: eos_token_id {ids[0]} is outside the vocabulary of {checkpoint.model.vocab_size}"
-        )
     return ids[0]
 
 
