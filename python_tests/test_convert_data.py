@@ -71,6 +71,10 @@ def test_a_long_line_is_not_repeated_whole(read):
     with pytest.raises(ValueError) as caught:
         read({"texts": "a" * 10_000})
     assert len(str(caught.value)) < 400
+    for letters, shown in ((56, "['" + "a" * 56 + "']"), (57, "['" + "a" * 57 + "'…")):
+        with pytest.raises(ValueError) as caught:
+            read(["a" * letters])
+        assert str(caught.value).endswith(f"found {shown}")
 
 
 def test_tokens_outside_of_the_vocabulary_are_named(tmp_path, folder, read):

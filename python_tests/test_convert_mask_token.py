@@ -112,6 +112,8 @@ def test_a_token_without_a_row_is_new(tmp_path):
     folder = write_tokenizer(tmp_path / "t", LETTERS | {"<|mask|>": 10})
     assert choose_mask(checkpoint(folder, 10), None) == MaskToken(10, "<|mask|>", new=True)
     assert choose_mask(checkpoint(folder, 11), None) == MaskToken(10, "<|mask|>")
+    folder = write_tokenizer(tmp_path / "first", {"<|mask|>": 0, "a": 1})
+    assert choose_mask(checkpoint(folder, 2), None) == MaskToken(0, "<|mask|>")
 
 
 def test_without_a_tokenizer_a_row_is_added(tmp_path):
@@ -143,8 +145,8 @@ def test_it_is_added_to_tokenizer_json_and_nothing_else_changes(tmp_path):
     assert after["added_tokens"] == [{"id": 10, "content": "<|mask|>", **flags, "special": True}]
     after.pop("added_tokens")
     assert before.pop("added_tokens") == [] and after == before
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    assert config == {"eos_token": "a", "mask_token": "<|mask|>"}
+    config = (folder / "tokenizer_config.json").read_text()
+    assert config == '{\n  "eos_token": "a",\n  "mask_token": "<|mask|>"\n}\n'
     assert not (folder / "added_tokens.json").exists()
     assert choose_mask(checkpoint(folder, 11), None) == MaskToken(10, "<|mask|>")
     add_to_tokenizer(folder, mask)  # once more changes nothing

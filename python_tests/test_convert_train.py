@@ -82,6 +82,8 @@ def test_a_cosine_may_be_longer_or_shorter_than_the_run():
     assert longer[60] == pytest.approx((1 + math.cos(math.pi / 4)) / 2) and longer[99] > 0.35
     shorter = rates(steps=100, cosine_steps=50, final_learning_rate=0.1)
     assert shorter[25] == pytest.approx(0.55) and shorter[50:] == pytest.approx([0.1] * 50)
+    over = rates(steps=6, warmup_steps=2, cosine_steps=2, final_learning_rate=0.1)  # when it would begin
+    assert over == pytest.approx([0.5, 1.0, 1.0, 0.1, 0.1, 0.1])
 
 
 def test_the_cooldown_is_linear_from_where_the_cosine_was():
@@ -214,6 +216,15 @@ def test_a_run_stops_where_it_is_told_to(tmp_path, monkeypatch):
     assert seen == [*range(6)]
 
 
+def test_it_tells_how_it_goes(tmp_path, capsys):
+    model = Toy()
+    first = model.loss(0).item()
+    train(model, model.loss, PLAIN, tmp_path / "resume.pt", title="toys")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[1].startswith("toys step 6/6  loss ")
+    assert lines[0].startswith(f"toys step 1/6  loss {first:.4f}  ")
+
+
 def test_every_is_called_behind_every_nth_step(tmp_path):
     model, calls = Toy(), []
     every = (2, lambda step: calls.append((step, values(model)["outer"])))
@@ -308,8 +319,11 @@ def test_broken_states_are_named(tmp_path):
         {**good, "optimizers": [{}]}, {**good, "config": None}, {**good, "model": nn.Linear(1, 1)},
     ):  # fmt: skip
         torch.save(content, path)
-        with pytest.raises(ValueError, match=r"resume\.pt: is no saved state of this run; delete it"):
+        with pytest.raises(
+            ValueError, match=r"resume\.pt: is no saved state of this run; delete it"
+        ) as error:
             train(model, model.loss, PLAIN, path)
+        assert len(str(error.value).splitlines()) == 1 and not str(error.value).endswith((": ", "\n"))
 
 
 class Touch:

@@ -330,14 +330,3 @@ def test_without_a_tokenizer_token_ids_train_and_the_mask_is_a_new_row(base, tmp
     config = replace(QUICK, steps=1, mask_token_id=5)
     assert convert(base, tmp_path / "given", tmp_path / "ids.npy", config)
     assert "mask token: id 5, steps" in capsys.readouterr().out
-
-
-def test_an_untied_head_grows_with_the_embedding():
-    model = tiny_decoder(tie_word_embeddings=False)
-    before = [model.model.embed_tokens.weight.detach().clone(), model.lm_head.weight.detach().clone()]
-    model.add_token(11)
-    for weight, old in zip((model.model.embed_tokens.weight, model.lm_head.weight), before, strict=True):
-        assert torch.equal(weight[:10], old) and weight.shape == (12, 16) and weight.requires_grad
-        assert torch.allclose(weight[10], old.mean(0)) and torch.equal(weight[10], weight[11])
-    assert model.config.vocab_size == 12
-    assert model(torch.tensor([[11]])).shape == (1, 1, 12)
