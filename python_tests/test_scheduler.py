@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edlm_engine import NumericalError, RequestTimeoutError, SamplingParams
 from edlm_engine.config import DecodingConfig
-from edlm_engine.core.requests import Request
+from edlm_engine.core.requests import Request, Sequence
 from edlm_engine.core.scheduler import Scheduler
 from edlm_engine.core.transcript import Transcript
 from edlm_engine.models.families import read_config
@@ -505,6 +505,24 @@ def test_who_runs_counts_as_cancelled_as_well():
     left.cancelled = True
     scheduler.drop_ended()
     assert (scheduler.counters.cancelled, scheduler.counters.failed) == (2, 0)
+
+
+def test_one_that_cannot_begin_fails_alone(monkeypatch):
+    scheduler, _ = build(slots=1)
+    bad, good = requests = [request(5, 5) for _ in range(2)]
+    error = MemoryError("no room")
+
+    def make(owner, *args, **kwargs):
+        if owner is bad:
+            raise error
+        return Sequence(owner, *args, **kwargs)
+
+    monkeypatch.setattr("edlm_engine.core.scheduler.Sequence", make)
+    for r in requests:
+        scheduler.add(r)
+    scheduler.admit()
+    assert bad.future.exception(timeout=0) is error and scheduler.counters.failed == 1
+    assert [s.request for s in scheduler.running] == [good] and not scheduler.waiting
 
 
 def test_all_fail_together():
