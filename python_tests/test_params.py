@@ -9,7 +9,7 @@ import torch
 
 from edlm_engine import Engine, SamplingParams
 from edlm_engine.params import PARAM_NAMES
-from edlm_engine.policies import Schedule, Threshold
+from edlm_engine.policies import Factor, Schedule, Threshold
 
 OUT_OF_RANGE = [
     ("max_new_tokens", 0, "max_new_tokens must be in [1, 2147483647], got 0"),
@@ -56,7 +56,8 @@ def test_out_of_range_names_the_field_and_the_range(field, value, message):
     [
         ("max_new_tokens", 2**31 - 1), ("max_new_tokens", np.int64(3)), ("threshold", 1), ("threshold", None),
         ("threshold", np.float32(0.5)), ("steps_per_block", 2**40), ("temperature", 0), ("top_k", 2**31 - 1),
-        ("top_p", 1), ("seed", 2**63 - 1), ("stop_token_ids", (0,)),
+        ("top_p", 1), ("seed", 2**63 - 1), ("stop_token_ids", (0,)), ("stop_token_ids", tuple(range(4096))),
+        ("stop", ("x" * 16384,)), ("stop", ("ab",) * 256),
     ],
 )  # fmt: skip
 def test_ends_of_the_ranges_are_allowed(field, value):
@@ -66,6 +67,43 @@ def test_ends_of_the_ranges_are_allowed(field, value):
 def test_stop_is_one_string_or_several():
     assert SamplingParams(stop="end").stop == ("end",)
     assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")
+
+
+@pytest.mark.parametrize("kind", (list, np.array, torch.tensor))
+def test_stop_token_ids_are_any_sequence(kind):
+    assert SamplingParams(stop_token_ids=kind([3, 4])).stop_token_ids == (3, 4)
+
+
+def test_a_policy_or_its_short_forms():
+    assert SamplingParams().commit_policy == Threshold(0.9)
+    assert SamplingParams(threshold=0.5, steps_per_block=3).commit_policy == Threshold(0.5, 3)
+    assert SamplingParams(threshold=None).commit_policy == Schedule()
+    assert SamplingParams(threshold=None, steps_per_block=3).commit_policy == Schedule(3)
+    assert SamplingParams(policy=Factor(2)).policy == SamplingParams(policy="factor:2").policy == Factor(2)
+    assert SamplingParams(policy=Factor(2)).commit_policy == Factor(2)
+
+
+@pytest.mark.parametrize("short", ({"threshold": 0.5}, {"threshold": None}, {"steps_per_block": 2}))
+def test_a_policy_and_a_short_form_do_not_go_together(short):
+    with pytest.raises(ValueError, match="give either a policy, or threshold and steps_per_block, not both"):
+        SamplingParams(policy="factor:2", **short)
+
+
+@pytest.mark.parametrize("policy", (3, 0.9, object()))
+def test_what_is_no_policy(policy):
+    with pytest.raises(ValueError, match=r"policy must be one of edlm_engine\.policies, got"):
+        SamplingParams(policy=policy)
+
+
+def test_the_later_of_a_policy_and_a_short_form_counts():
+    short, long = SamplingParams(threshold=0.5, steps_per_block=3), SamplingParams(policy="factor:2")
+    assert short.override(policy="factor:1") == SamplingParams(policy="factor:1")
+    assert long.override(threshold=0.5) == SamplingParams(threshold=0.5)
+    assert long.override(steps_per_block=3) == SamplingParams(steps_per_block=3)
+    assert long.override(seed=1).commit_policy == Factor(2)
+    assert short.override(seed=1).commit_policy == Threshold(0.5, 3)
+    with pytest.raises(ValueError, match="not both"):
+        short.override(policy="factor:1", threshold=0.5)
 
 
 def test_params_are_values():

@@ -106,16 +106,6 @@ def test_a_policy_of_ones_own_has_no_text_form():
         policies.describe(Mine(0.5))
 
 
-def test_a_policy_or_the_short_forms():
-    with pytest.raises(ValueError, match="either a policy, or threshold and steps_per_block"):
-        SamplingParams(policy="schedule", threshold=0.5)
-    with pytest.raises(ValueError, match=r"policy must be one of edlm_engine.policies, got 0\.9"):
-        SamplingParams(policy=0.9)
-    assert SamplingParams(threshold=0.5).override(policy="factor:1").commit_policy == policies.Factor(1)
-    assert SamplingParams(policy="factor:1").override(threshold=0.5).commit_policy == policies.Threshold(0.5)
-    assert SamplingParams(threshold=None, steps_per_block=3).commit_policy == policies.Schedule(3)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp("policies") / "model", config_dict("qwen3"))
