@@ -7,7 +7,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
 from edlm_engine import CheckpointError
-from edlm_engine.checkpoints.added_tokens import read_added_tokens, read_special_tokens
+from edlm_engine.checkpoints.added_tokens import AddedToken, read_added_tokens, read_special_tokens
 from edlm_engine.checkpoints.tokenizer import load_tokenizer
 
 BASE = len(pre_tokenizers.ByteLevel.alphabet()) + 2  # the bytes, <|end|> and <think>
@@ -135,6 +135,30 @@ def test_malformed_files(tmp_path, name, data, message):
     with pytest.raises(CheckpointError, match=message) as error:
         read_added_tokens(tmp_path), read_special_tokens(tmp_path)
     assert name in str(error.value)
+
+
+def test_ids_are_numbers_of_31_bits(tmp_path):
+    write_json(tmp_path, "added_tokens.json", {"last": 2**31 - 1, "first": 0})
+    assert read_added_tokens(tmp_path) == [AddedToken("first", 0), AddedToken("last", 2**31 - 1)]
+    write_json(tmp_path, "added_tokens.json", {"last": 2**31})
+    with pytest.raises(CheckpointError, match="'last' must be a token id, is 2"):
+        read_added_tokens(tmp_path)
+    for number, right in ((2**31 - 1, True), (2**31, False)):
+        write_json(tmp_path, "tokenizer_config.json", {"added_tokens_decoder": {str(number): "a"}})
+        if right:
+            assert {*read_added_tokens(tmp_path)} == {AddedToken("a", number)}
+        else:
+            with pytest.raises(CheckpointError, match=f"'added_tokens_decoder.{number}' must be a token id"):
+                read_added_tokens(tmp_path)
+
+
+def test_the_map_of_special_tokens_goes_first_and_adds_to_the_extra_ones(tmp_path):
+    write_json(tmp_path, "tokenizer_config.json", {"extra_special_tokens": ["x"], "eos_token": "a"})
+    named = {"extra_special_tokens": ["y"], "eos_token": "b", "own_token": "c", "bos_token": None}
+    write_json(tmp_path, "special_tokens_map.json", named)
+    found = read_special_tokens(tmp_path)
+    assert [token.content for token in found] == ["b", "x", "y", "c"]
+    assert found[0] == AddedToken("b", special=True, normalized=False)
 
 
 @pytest.fixture

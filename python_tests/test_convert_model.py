@@ -242,7 +242,7 @@ def test_config_json_is_written_last_and_names_the_dtype(folder, tmp_path, monke
     monkeypatch.setattr(os, "replace", lambda old, new: (written.append(Path(new).name), rename(old, new)))
     for name in TOKENIZER_FILES:
         (path / name).write_text(name)
-    save_checkpoint(out, model, config | {"dtype": "float32"}, path)
+    save_checkpoint(str(out), model, config | {"dtype": "float32"}, str(path))
     assert written[0] == "model.safetensors" and written[-1] == "config.json"
     assert set(written[1:-1]) == set(TOKENIZER_FILES)
     assert all((out / name).read_text() == name for name in TOKENIZER_FILES)
@@ -251,3 +251,4 @@ def test_config_json_is_written_last_and_names_the_dtype(folder, tmp_path, monke
     assert found["dtype"] == found["torch_dtype"] == "bfloat16"
     assert len(os.listdir(out)) == len(written)
     assert all(file.stat().st_mode & 0o044 == 0o044 for file in out.iterdir())
+    assert (out / "model.safetensors").stat().st_mode & 0o777 == 0o644

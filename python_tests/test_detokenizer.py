@@ -124,3 +124,27 @@ def test_a_long_run_of_byte_tokens_does_not_wait_for_its_end(of_kind):
     found = pieces(tokenizer, [[byte] for byte in ("😀" * 100).encode()] + [[263]])
     assert "".join(found) == "😀" * 100 + " go"
     assert len("".join(found[:-2])) > 80
+
+
+def test_a_run_of_64_byte_tokens_waits_and_a_longer_one_does_not(of_kind):
+    detokenizer, run = Detokenizer(of_kind["byte_fallback"]), ("😀" * 17).encode()
+    assert detokenizer.push(list(run[:64])) == "" and detokenizer.push([run[64]]) == "😀" * 16
+    assert detokenizer.push(list(run[65:])) + detokenizer.flush() == "😀"
+
+
+def test_what_is_held_back_is_settled_if_it_is_whole(of_kind):
+    """Of byte tokens, and what comes behind them keeps its space."""
+    detokenizer, go = Detokenizer(of_kind["byte_fallback"]), 263
+    assert detokenizer.push(list("é".encode())) == "" and detokenizer.settle() == "é"
+    assert detokenizer.push([go]) == " go" and detokenizer.settle() == ""
+    assert detokenizer.push([0xE2]) == detokenizer.settle() == "" and detokenizer.flush() == "\ufffd"
+
+
+def test_tokens_behind_the_first_characters_of_a_piece(of_kind):
+    tokenizer = of_kind["byte_level"]
+    detokenizer = Detokenizer(tokenizer)
+    for text in ("a€bc", "xyz"):  # the second behind a token of context
+        ids = tokenizer.encode(text, special=False)
+        assert detokenizer.push(ids) == text
+        needed = [len(text[:n].encode()) for n in range(1, len(text) + 1)]
+        assert [detokenizer.tokens_behind(n + 1) for n in range(len(text))] == [len(ids) - n for n in needed]
