@@ -1,5 +1,6 @@
 """The stepping thread: what comes in while it works, what fails in a step, and its end."""
 
+import os
 import threading
 import time
 
@@ -324,3 +325,59 @@ def test_no_more_wait_than_may(made):
     for i in (0, 1, 4):
         assert len(requests[i].future.result(SOON).token_ids) == 8
     assert thread.stats().waiting == 0 and scheduler.cache.free_tokens == 512
+
+
+def test_in_a_forked_process_it_says_so_and_nobody_waits(made, monkeypatch):
+    """Its lock stays as it was when the process was forked: held, perhaps."""
+    thread, *_ = made()
+    thread.submit(r := request(5, 8))
+    assert r.future.result(SOON).token_ids
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold():
+        with thread._wake:
+            held.set()
+            let_go.wait(SOON)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert held.wait(SOON)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        for call in (thread.check_process, thread.stats, thread.submit, lambda: thread.submit(request(5, 8))):
+            with pytest.raises(EngineClosedError, match="is of another process; create the Engine after"):
+                call()
+        assert thread.describe() == "of another process"
+        close(thread)
+        cancelling = threading.Thread(target=thread.cancel, args=[r], daemon=True)
+        cancelling.start()
+        cancelling.join(SOON / 2)
+        assert not cancelling.is_alive()
+    let_go.set()
+    holder.join()
+    thread.check_process()
+    assert not thread.closed and thread.describe() == "0 running, 0 waiting"
+
+
+def test_who_has_not_begun_may_be_forked(made, monkeypatch):
+    thread, *_ = made()
+    thread.submit()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    thread.submit(r := request(5, 8))
+    assert r.future.result(SOON).token_ids
+
+
+def test_closed_while_a_request_comes(made, monkeypatch):
+    thread, *_ = made()
+    check, calls = thread._check_alive, []
+
+    def close_behind():
+        check()
+        calls.append(1)
+        if len(calls) == 1:
+            thread.close()
+
+    monkeypatch.setattr(thread, "_check_alive", close_behind)
+    with pytest.raises(EngineClosedError, match="the engine is closed"):
+        thread.submit(request(5, 8))
+    assert thread.describe() == "closed"
