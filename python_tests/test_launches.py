@@ -1,6 +1,7 @@
 """The ways to launch steps on a GPU, with stand-ins for torch's events and graphs: what they queue, when they
 say that it has ended, and that a step is captured as it must be."""
 
+import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import torch
 
 from edlm_engine.device_led import launches as stepping
 from edlm_engine.device_led import run_ahead as ahead
-from edlm_engine.device_led.launches import GraphSteps, LoopSteps, capture
+from edlm_engine.device_led.launches import DirectSteps, GraphSteps, LoopSteps, capture
 from edlm_engine.device_led.run_ahead import RunAhead
 
 
@@ -127,6 +128,45 @@ def test_loop_steps(monkeypatch):
     assert isinstance(made[0], Graph) and isinstance(made[1], Graph) and made[0] is not made[1]
     way.launch()
     assert made[2:] == ["control", stepping.LAUNCH_STEPS, "launched"] and way.pending() == 1
+
+
+@pytest.mark.parametrize("way", (GraphSteps, LoopSteps))
+def test_buffers_stay_as_long_as_their_graphs(monkeypatch, way):
+    """A graph has their addresses, and nothing else knows of them."""
+    found = []
+
+    class Buffer:
+        pass
+
+    class Growing(Runner):
+        def buffers(self):
+            found.append(weakref.ref(buffer := Buffer()))
+            return [buffer]
+
+    monkeypatch.setattr(stepping, "DeviceLoop", lambda *_: None)
+    made = way(Step(), Growing(), "pool", *[SimpleNamespace(control=0)] * (way is LoopSteps))
+    assert found and all(buffer() is not None for buffer in found)
+    del made
+    assert all(buffer() is None for buffer in found)
+
+
+def test_direct_steps_go_on_while_control_says_so():
+    control = torch.tensor([1, 0, 1])
+    log = []
+
+    def run(commit):
+        log.append(commit)
+        if len(log) == 6:
+            control[0] = 0
+
+    way = DirectSteps(SimpleNamespace(run=run), SimpleNamespace(control=control))
+    way.launch()
+    assert log == [False] * 4
+    control[1] = 1
+    way.launch()
+    way.launch()
+    assert log == [False] * 4 + [True] * 2
+    assert way.pending() == 0 and way.wait() is None  # nothing is ever under way
 
 
 def run_ahead(monkeypatch, name: str) -> RunAhead:
