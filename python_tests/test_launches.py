@@ -182,8 +182,12 @@ def run_ahead(monkeypatch, name: str) -> RunAhead:
     runner = Runner()
     runner.state = State()
     runner.state.host = SimpleNamespace(active=np.ones(4, np.int32))
-    monkeypatch.setattr(ahead, "HostLink", lambda state, ring_size: None)
+    monkeypatch.setattr(ahead, "HostLink", lambda state, ring_size: ring_size)
     return RunAhead(name, None, runner, None)
+
+
+def test_there_is_room_for_the_steps_of_two_launches_while_those_of_a_third_are_read(monkeypatch):
+    assert run_ahead(monkeypatch, "direct")._link == 3 * 64
 
 
 def test_a_step_is_captured_while_it_has_nothing_to_do(monkeypatch):
