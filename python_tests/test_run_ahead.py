@@ -257,11 +257,13 @@ def test_numbers_that_are_none(tmp_path):
 
 
 def test_a_device_that_does_nothing_is_noticed(folders, monkeypatch):
-    monkeypatch.setattr("edlm_engine.device_led.launches.DirectSteps.launch", lambda self: None)
+    launched = []
+    launch = "edlm_engine.device_led.launches.DirectSteps.launch"
+    monkeypatch.setattr(launch, lambda self: launched.append(self))
     with Engine(folders["qwen3"], dtype="float32", stepping="direct") as engine:
         with pytest.raises(RuntimeError, match="does no steps though sequences run"):
             engine.generate([5, 6, 7], max_new_tokens=40, threshold=None)
-        assert idle(engine)
+        assert idle(engine) and len(launched) == 8
 
 
 class Queue:

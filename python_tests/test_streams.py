@@ -1,7 +1,9 @@
 """Streams by themselves: what they give out, and when they cancel their request."""
 
 import asyncio
+import gc
 import queue
+import sys
 import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 
@@ -39,8 +41,9 @@ def made():
     return ChunkStream(thread, r), thread, r
 
 
-def test_chunks_come_in_their_order_and_then_the_end(made):
-    stream, thread, r = made
+def test_chunks_come_in_their_order_and_then_the_end():
+    thread, r = Thread(), request(5, 8)
+    stream = ChunkStream(thread, r)
     assert thread.submitted == [r]
     r.on_chunk("a")
     assert next(stream) == "a"
@@ -160,6 +163,16 @@ def test_on_an_event_loop():
     asyncio.run(run())
     assert thread.cancelled == []
     r.on_chunk("late")  # the event loop is closed
+
+
+def test_without_an_event_loop(monkeypatch):
+    """The error is the only one: there is nothing to cancel."""
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        AsyncChunkStream(Thread(), request(5, 8))
+    gc.collect()
+    assert unraisable == []
 
 
 def test_an_error_on_an_event_loop():
