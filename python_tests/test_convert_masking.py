@@ -32,6 +32,13 @@ def test_training_mask_is_the_formula_for_all_pairs(length, block):
     assert mask.tolist() == expected
 
 
+def test_rows_that_stand_for_no_token_are_seen_by_none():
+    blocks, slots = regular(1, 6, 3), torch.tensor([[0, 1, 2, -1]])
+    noisy, _ = training_mask(blocks, slots)
+    assert not noisy[0, :3, 3].any() and noisy[0, :3, :3].all()
+    assert not noisy[0, 3, :3].any() and not noisy[0, 3, 4:].any()
+
+
 def whole_mask(blocks):
     """The mask of [noisy | clean] rows as one square."""
     rows, length = blocks.shape
@@ -83,6 +90,14 @@ def test_rows_of_some_slots_see_what_they_see_among_all():
     assert torch.equal(noisy[0, :8][:, [*range(8), *range(10, 22)]], whole[4:12][:, columns])
     assert not noisy[0, :8, 8:10].any() and noisy[0, 8:, 8:10].all()  # padding sees padding: no row is empty
     assert torch.equal(clean[0], whole[12:, 12:])
+
+
+def test_rows_have_one_view_by_default():
+    blocks = regular(3, 8, 4)
+    default, one = (
+        draw_masks(blocks, 4, None, torch.Generator().manual_seed(1), **v) for v in ({}, {"views": 1})
+    )
+    assert all(torch.equal(a, b) for a, b in zip(default, one, strict=True))
 
 
 def test_views_of_a_row_share_its_blocks_and_spread_their_levels():

@@ -59,7 +59,9 @@ def test_a_batch_is_a_request_for_each_sample_of_each_prompt():
     assert [[r.prompt for r in group] for group in batch.groups] == [[[0, 1, 2]] * 2, [[5]] * 2]
     assert [r.seed for r in batch.requests] == [7, 8, 7, 8]
     assert {(r.timeout, r.priority, r.params.max_new_tokens) for r in batch.requests} == {(3.0, 4, 6)}
+    assert batch.sampled and not batch.single
     own = [SamplingParams(seed=1), SamplingParams(seed=2)]
+    assert not intake().batch(job([[3], [4]])).sampled
     assert [r.seed for r in intake().batch(job([[3], [4]], own)).requests] == [1, 2]
 
 
@@ -69,6 +71,13 @@ def test_results_come_in_the_shape_of_the_call():
     assert Batch([["a"], ["b"]], False, False).shaped("xy") == ["x", "y"]
     assert Batch(one, True, True).shaped("x") == ["x"]
     assert Batch(one, True, False).shaped("x") == "x"
+
+
+@pytest.mark.parametrize("wrong", ({"timeout": 0}, {"priority": 0.5}, {"n": 0}, {"params": []}))
+def test_all_but_the_prompts_is_checked_by_itself(wrong):
+    assert intake().check(job([None], n=3)) == ([SamplingParams()], 3)
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        intake().check(job([None], **wrong))
 
 
 def test_prompts_are_named_by_their_place():

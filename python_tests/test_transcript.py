@@ -209,7 +209,7 @@ def test_what_is_taken_adds_up_to_the_text():
 class Pieces(Bytes):
     """Tokens of several bytes: token i is PIECES[i]."""
 
-    PIECES = (b"", b"", b"one E", b"ND two", b"END\xe2", b"\x82\xac", b"x", b"abcabc", b"a")
+    PIECES = (b"", b"", b"one E", b"ND two", b"END\xe2", b"\x82\xac", b"x", b"abcabc", b"a", b"b")
 
     def decode(self, token_ids):
         return b"".join(self.PIECES[i] for i in token_ids).decode(errors="replace")
@@ -236,6 +236,8 @@ def test_the_end_of_a_token_may_begin_a_stop_string():
 def test_a_token_may_be_held_back_in_part_behind_it_another():
     shown, record = of_pieces(7, 8, EOS, stop="abcabc_")
     assert shown == ["", "abc", "abcabca"] and record.finish_reason == "eos"
+    shown, record = of_pieces(7, 8, 9, 6, EOS, stop=["abcabcab_", "bcabx_"])
+    assert shown == ["", "", "", "abca", "abcabcabx"]
 
 
 def test_nothing_comes_behind_a_stop_string():
