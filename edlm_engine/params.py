@@ -106,9 +106,10 @@ class SamplingParams:
             short = self.threshold != DEFAULT_THRESHOLD or self.steps_per_block is not None
             if short:
                 raise ValueError("policy: give either a policy, or threshold and steps_per_block, not both")
-            for name in ("rule", "wants", "parameters", "select"):
-                if not hasattr(self.policy, name):
-                    raise ValueError(f"policy must be one of edlm_engine.policies, got {shown(self.policy)}")
+            known = all(hasattr(self.policy, name) for name in ("rule", "wants", "parameters", "select"))
+            if not known or isinstance(self.policy, type):
+                kinds = "one of edlm_engine.policies, say Threshold(0.9)"
+                raise ValueError(f"policy must be {kinds}, got {shown(self.policy)}")
             return
         if self.threshold is not None:
             hint = "; threshold=None selects the fixed schedule"

@@ -104,6 +104,7 @@ def test_ids_that_are_of_another_model_are_refused(tmp_path):
             "_decoder.x' must be a token id",
         ),
         ("tokenizer_config.json", {"added_tokens_decoder": {"9" * 99: "y"}}, "must be a token"),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"0" * 5000 + "1": "y"}}, "must be a token"),
         (
             "tokenizer_config.json",
             {"added_tokens_decoder": {"1": 5}},

@@ -253,15 +253,18 @@ def test_what_is_no_name(model):
         Engine(model)
 
 
-@pytest.mark.parametrize(
-    "model", ("", "~nobody/x", "a\0b", "x" * 10_000_000, ESCAPE, "a" * 200 + "/b", "\ud800")
-)
+@pytest.mark.parametrize("model", ("~nobody/x", "a\0b", "x" * 10_000_000, ESCAPE, "a" * 200 + "/b", "\ud800"))
 def test_names_of_nothing(model):
     with pytest.raises(CheckpointError) as caught:
         Engine(model)
     said = str(caught.value)
     assert "is no folder, no bundled model (edlm-tiny, edlm-tiny-ar) and no hub id" in said
     assert said.isprintable() and len(said) < 300
+
+
+def test_no_name_at_all():
+    with pytest.raises(CheckpointError, match=r"^model is empty; give a folder, a bundled model's name or"):
+        Engine("")
 
 
 def test_mistral_without_a_number_of_kv_heads(tmp_path):

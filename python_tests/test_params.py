@@ -89,9 +89,9 @@ def test_a_policy_and_a_short_form_do_not_go_together(short):
         SamplingParams(policy="factor:2", **short)
 
 
-@pytest.mark.parametrize("policy", (3, 0.9, object()))
+@pytest.mark.parametrize("policy", (3, 0.9, object(), Threshold))
 def test_what_is_no_policy(policy):
-    with pytest.raises(ValueError, match=r"policy must be one of edlm_engine\.policies, got"):
+    with pytest.raises(ValueError, match=r"must be one of edlm_engine\.policies, say Threshold\(0\.9\), got"):
         SamplingParams(policy=policy)
 
 

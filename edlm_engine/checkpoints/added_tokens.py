@@ -94,8 +94,8 @@ def _from_table(table, path: Path) -> list[AddedToken]:
         raise CheckpointError(f"{path}: key {key!r} must be an object of tokens by id, is {shown(table)}")
     tokens = []
     for number, value in table.items():
-        if not (number.isascii() and number.isdigit() and _is_id(int(number[:12]))):
-            raise CheckpointError(f"{path}: key '{key}.{number:.80}' must be a token id")
+        if not (len(number) < 12 and number.isascii() and number.isdigit() and _is_id(int(number))):
+            raise CheckpointError(f"{path}: key '{key}.{shown(number)[1:-1]}' must be a token id")
         tokens.append(_token(value, int(number), f"{path}: key '{key}.{number}'"))
     return tokens
 

@@ -66,9 +66,8 @@ class RunAhead:
     def _follow(self, way, interrupted: Callable[[], bool]):
         barren = 0
         while True:
-            free = (
-                _LAUNCHES - way.pending()
-            )  # asked first: of what has ended all is read, so the ring has room
+            # Asked first: of what has ended all is read afterwards, so that the ring has room.
+            free = _LAUNCHES - way.pending()
             replayed = self._replay()
             if not self._scheduler.running or interrupted():
                 return
