@@ -97,6 +97,15 @@ def test_unreadable_file(tmp_path, name):
         load_tokenizer(tmp_path)
 
 
+def test_pieces_that_are_no_text(tmp_path, sentencepiece_model):
+    """The library takes a model with them, and fails where one is shown."""
+    assert b"at" in sentencepiece_model
+    broken = sentencepiece_model.replace(b"at", b"a\xb2", 1)
+    (tmp_path / "tokenizer.model").write_bytes(broken)
+    with pytest.raises(CheckpointError, match=r"model: cannot be read as a sentencepiece model: .*utf-8"):
+        load_tokenizer(tmp_path)
+
+
 def test_sentencepiece(tmp_path, sentencepiece_model):
     (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model)
     tokenizer = load_tokenizer(tmp_path)

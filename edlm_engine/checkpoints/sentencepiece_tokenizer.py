@@ -33,11 +33,12 @@ class SentencePieceTokenizer:
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
             self._within = sentencepiece.SentencePieceProcessor(model_proto=data + _NO_PREFIX)
-        except RuntimeError as error:
+            pieces = [self._processor.id_to_piece(i) for i in range(self._processor.vocab_size())]
+        except (RuntimeError, UnicodeDecodeError) as error:  # the library does not look at the pieces' bytes
             raise CheckpointError(
                 f"{path}: cannot be read as a sentencepiece model: {first_line(error)}"
             ) from error
-        self._pieces = self._processor.vocab_size()
+        self._pieces = len(pieces)
         llama = str(config.get("tokenizer_class", "")).startswith("LlamaTokenizer")
         self._legacy = bool(config.get("legacy", not llama))
         if config.get("add_prefix_space") is False and not self._legacy:
@@ -49,12 +50,10 @@ class SentencePieceTokenizer:
         self._of_id = {token.id: token for token in self._added.values()}
         self._split = _finder(list(self._added.values()))
         self.vocab_size = max([self._pieces, *(number + 1 for number in self._of_id)])
-        controls = {i: processor.id_to_piece(i) for i in range(self._pieces) if processor.is_control(i)}
+        controls = {i: piece for i, piece in enumerate(pieces) if processor.is_control(i)}
         self.special = controls | {t.id: t.content for t in self._of_id.values() if t.special}
         self.byte_ids = frozenset(i for i in range(self._pieces) if processor.is_byte(i))
-        self.longest_piece = max(
-            [len(processor.id_to_piece(i)) for i in range(self._pieces)] + [len(c) for c in self._added]
-        )
+        self.longest_piece = max([len(piece) for piece in pieces] + [len(content) for content in self._added])
 
     def _place(self, added: list[AddedToken], special: list[AddedToken], path: Path) -> dict[str, AddedToken]:
         """Added tokens by content, each with its id."""
